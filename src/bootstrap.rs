@@ -1,0 +1,1 @@
+//! Keeps Pebble's plan and identities as they should be (shell).

@@ -1,0 +1,1 @@
+//! Arguments as typed, and what to do with them (shell).

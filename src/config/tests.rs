@@ -1,0 +1,156 @@
+//! One case per message, and the table itself.
+
+use super::*;
+
+fn raw(pairs: &[(&str, &str)]) -> Raw {
+    Raw::collect(
+        |setting| {
+            let flag = format!("--{}", setting.name);
+            let values: Vec<String> = pairs
+                .iter()
+                .filter(|(k, _)| *k == flag)
+                .map(|(_, v)| (*v).to_owned())
+                .collect();
+            (!values.is_empty()).then_some(values)
+        },
+        |name| {
+            pairs
+                .iter()
+                .find(|(k, _)| *k == name)
+                .map(|(_, v)| (*v).to_owned())
+        },
+    )
+}
+
+#[track_caller]
+fn check_problem(name: &str, value: &str, expect: &str) {
+    let problems = Config::try_new(&raw(&[(name, value)])).expect_err("must be refused");
+    assert_eq!(
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [format!("{name}={value:?}: {expect}")]
+    );
+}
+
+#[test]
+fn defaults_parse() {
+    let config = Config::default();
+    assert_eq!(config.listen.port, 15090);
+    assert_eq!(config.scrape.timeout, Duration::from_secs(9));
+    assert!(config.discovery.selector.is_none());
+    assert_eq!(
+        config.pebble.socket,
+        PathBuf::from("/var/lib/pebble/default/.pebble.socket")
+    );
+    assert!(config.pebble.check_level.is_none());
+    assert!(config.listen.is_dual_stack());
+}
+
+#[test]
+fn each_bad_value_says_what_is_right() {
+    check_problem(
+        "--timeout",
+        "9",
+        "not a duration; use Go's syntax with a unit, for example 9s, 1m30s or 500ms",
+    );
+    check_problem("SCRAPE_TIMEOUT", "0s", "must be more than zero");
+    check_problem("SCRAPE_TIMEOUT", "-5s", "must not be negative");
+    check_problem("PORT", "http", "not a port; use a number from 1 to 65535");
+    check_problem("PORT", "0", "not a port; use a number from 1 to 65535");
+    check_problem("PORT", "65536", "not a port; use a number from 1 to 65535");
+    check_problem(
+        "--address",
+        "localhost",
+        "not an IP address; use :: for IPv6 and IPv4, or 0.0.0.0, 127.0.0.1",
+    );
+    check_problem("--pebble", "on", "use auto, required or off");
+    check_problem("--check-level", "up", "use none, alive or ready");
+    check_problem(
+        "--max-body-bytes",
+        "big",
+        "not a size; use bytes, or a number with kB, MB, GB, KiB, MiB or GiB",
+    );
+    check_problem("--max-body-bytes", "0", "must be more than zero");
+    check_problem("--max-samples", "-1", "not a whole number; 0 is no limit");
+    check_problem("--max-concurrent-scrapes", "0", "not a number from 1 to 65536");
+    check_problem(
+        "--default-port",
+        "http",
+        "use a port from 1 to 65535, or declared for every declared container port",
+    );
+    check_problem("--namespace", "Not_One", "not a namespace name");
+    check_problem("--log-format", "xml", "use text or json");
+    check_problem("--adopt-identity", "maybe", "use true or false");
+    check_problem("--secret", "", "an empty path");
+}
+
+#[test]
+fn all_problems_are_in_one_report_in_table_order() {
+    let problems = Config::try_new(&raw(&[
+        ("PORT", "x"),
+        ("SCRAPE_TIMEOUT", "soon"),
+        ("--pebble", "maybe"),
+        ("--max-body-bytes", "huge"),
+        ("POD_LABEL_SELECTOR", "app in x"),
+    ]))
+    .expect_err("five problems");
+    let origins: Vec<_> = problems.iter().map(|problem| problem.origin.as_str()).collect();
+    assert_eq!(
+        origins,
+        [
+            "POD_LABEL_SELECTOR",
+            "SCRAPE_TIMEOUT",
+            "--max-body-bytes",
+            "PORT",
+            "--pebble"
+        ]
+    );
+}
+
+#[test]
+fn flags_win_over_environment_and_our_names_over_the_older() {
+    let config = Config::try_new(&raw(&[("--port", "1001"), ("PORT", "1002")])).unwrap();
+    assert_eq!(config.listen.port, 1001);
+    let config = Config::try_new(&raw(&[("METRICS_PROXY_PORT", "1003"), ("PORT", "1002")])).unwrap();
+    assert_eq!(config.listen.port, 1003);
+    let config = Config::try_new(&raw(&[("PORT", "1002")])).unwrap();
+    assert_eq!(config.listen.port, 1002);
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let config = Config::try_new(&raw(&[("POD_LABEL_SELECTOR", ""), ("SCRAPE_TIMEOUT", "")])).unwrap();
+    assert!(config.discovery.selector.is_none());
+    assert_eq!(config.scrape.timeout, Duration::from_secs(9));
+}
+
+#[test]
+fn an_empty_selector_is_never_all_pods() {
+    let config = Config::try_new(&raw(&[("--labels", "  ")])).unwrap();
+    assert!(config.discovery.selector.is_none());
+}
+
+#[test]
+fn namespaces_come_from_repeated_flags_or_a_list() {
+    let config = Config::try_new(&raw(&[("--namespace", "a"), ("--namespace", "b")])).unwrap();
+    assert_eq!(config.discovery.namespaces, ["a", "b"]);
+    let config = Config::try_new(&raw(&[("METRICS_PROXY_NAMESPACE", "a, b")])).unwrap();
+    assert_eq!(config.discovery.namespaces, ["a", "b"]);
+}
+
+#[test]
+fn the_socket_is_found_as_pebbles_client_finds_it() {
+    let socket = |pairs: &[(&str, &str)]| Config::try_new(&raw(pairs)).unwrap().pebble.socket;
+    assert_eq!(
+        socket(&[("PEBBLE_SOCKET", "/s"), ("PEBBLE", "/d")]),
+        PathBuf::from("/s")
+    );
+    assert_eq!(socket(&[("PEBBLE", "/d")]), PathBuf::from("/d/.pebble.socket"));
+}
+
+#[test]
+fn setting_names_are_unique() {
+    let mut names: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), SETTINGS.len());
+}

@@ -1,0 +1,1 @@
+//! The exposition engine (core): parse, relabel, merge, encode, negotiate.

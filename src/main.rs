@@ -1,0 +1,3 @@
+//! The `metrics-proxy` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pebble's API over its unix socket, one file per resource (shell).

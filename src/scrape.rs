@@ -1,0 +1,1 @@
+//! Fan-out: one bounded, timed scrape of each target (shell).

@@ -1,0 +1,1 @@
+//! The mounted secret: read, understood, watched (shell).

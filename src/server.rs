@@ -1,0 +1,1 @@
+//! Listener and routes; a handler always answers (shell).
