@@ -1,1 +1,248 @@
-//! Arguments as typed, and what to do with them (shell).
+//! Arguments as typed, and what to do with them.
+//!
+//! Shell. Flags and environment come from the table in [`crate::config`]; a command here only gathers them and calls
+//! what it names. Exit codes: 0 done, 1 failed, 2 bad usage or configuration.
+
+mod bootstrap;
+mod identity;
+mod targets;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+use crate::config::{Config, Kind, Problem, Raw, SETTINGS, Setting};
+use crate::shutdown::{self, Shutdown};
+use crate::{app, telemetry};
+
+/// Runs the program with these arguments, the first being its name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command().try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are errors to clap, with exit code 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match matches.subcommand() {
+        None => configured(&matches, serve),
+        Some(("serve", matches)) => configured(matches, serve),
+        Some(("targets", matches)) => with_args(matches, targets::run),
+        Some(("identity", matches)) => with_args(matches, identity::run),
+        Some(("bootstrap", matches)) => with_args(matches, bootstrap::run),
+        Some((name, _)) => {
+            report(&format!("cannot run {name}: no such command"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Runs a command that has arguments of its own beside the settings.
+fn with_args<A: FromArgMatches>(
+    matches: &ArgMatches,
+    run: impl AsyncFnOnce(&A, Config) -> anyhow::Result<u8>,
+) -> ExitCode {
+    match A::from_arg_matches(matches) {
+        Ok(args) => configured(matches, async |config| run(&args, config).await),
+        Err(error) => error.exit(),
+    }
+}
+
+/// The whole command line.
+pub fn command() -> Command {
+    Command::new("metrics-proxy")
+        .version(crate::VERSION)
+        .about("Scrapes selected pods and answers one /metrics for them all; run by Pebble.")
+        .after_help(
+            "Every flag has an environment variable, METRICS_PROXY_<FLAG>. Run without a command, it serves.",
+        )
+        .max_term_width(110)
+        .args(setting_args(|_| true))
+        .subcommand(
+            Command::new("serve")
+                .about("Serve (the default)")
+                .args(setting_args(|_| true)),
+        )
+        .subcommand(
+            targets::TargetsArgs::augment_args(Command::new("targets"))
+                .about(
+                    "Show every selected pod: its targets with their last scrape, or why it is not scraped",
+                )
+                .args(setting_args(of_groups(&["Pods", "Serving", "Logging"]))),
+        )
+        .subcommand(
+            identity::IdentityArgs::augment_args(Command::new("identity"))
+                .about("Set, remove and look at Pebble identities by hand")
+                .args(
+                    setting_args(of_groups(&["Pebble and the secret", "Logging"]))
+                        .into_iter()
+                        .map(global),
+                ),
+        )
+        .subcommand(
+            bootstrap::BootstrapArgs::augment_args(Command::new("bootstrap"))
+                .about("Install our service and checks in Pebble's plan, and start the service")
+                .args(setting_args(of_groups(&[
+                    "Pebble and the secret",
+                    "Serving",
+                    "Logging",
+                ]))),
+        )
+}
+
+/// Settings under one of these headings.
+fn of_groups(groups: &[&'static str]) -> impl Fn(&Setting) -> bool {
+    move |setting| groups.contains(&setting.group)
+}
+
+/// Also to be given behind the name of a command's own command.
+fn global(arg: Arg) -> Arg {
+    arg.global(true)
+}
+
+/// Arguments for the settings that `wanted` picks.
+fn setting_args(wanted: impl Fn(&Setting) -> bool) -> Vec<Arg> {
+    SETTINGS
+        .iter()
+        .filter(|setting| wanted(setting))
+        .map(setting_arg)
+        .collect()
+}
+
+fn setting_arg(setting: &'static Setting) -> Arg {
+    let mut help = setting.help.to_owned();
+    if !setting.default.is_empty() {
+        help.push_str(&format!(" [default: {}]", setting.default));
+    }
+    if let [older, ..] = setting.older_env {
+        help.push_str(&format!(" [env: {older}]"));
+    }
+    let arg = Arg::new(setting.name)
+        .long(setting.name)
+        .value_name(setting.value)
+        .help(help)
+        .help_heading(setting.group)
+        .action(ArgAction::Append)
+        .allow_hyphen_values(true);
+    match setting.kind {
+        Kind::Value => arg,
+        Kind::Switch => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+    }
+}
+
+/// The settings given here and in the environment.
+fn raw_settings(matches: &ArgMatches) -> Raw {
+    let flag = |setting: &Setting| {
+        let values = matches.try_get_many::<String>(setting.name).ok().flatten()?;
+        Some(values.cloned().collect())
+    };
+    Raw::collect(flag, |name| {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    })
+}
+
+/// Checks the configuration, starts logging, and runs `then` on a runtime.
+fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Result<u8>) -> ExitCode {
+    let config = match Config::try_new(&raw_settings(matches)) {
+        Ok(config) => config,
+        Err(problems) => {
+            report(&configuration_report(&problems));
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(problem) = telemetry::start_logging(&config.log) {
+        let problem = Problem {
+            origin: "--log-level".to_owned(),
+            value: config.log.filter.clone(),
+            problem,
+        };
+        report(&configuration_report(&[problem]));
+        return ExitCode::from(2);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(then(config));
+    // Blocking work that is still under way belongs to requests that are gone.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            report(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<u8> {
+    raise_descriptor_limit();
+    let shutdown = Shutdown::new();
+    shutdown::on_signals(shutdown.clone())?;
+    app::start(config, shutdown).await?.wait().await?;
+    Ok(0)
+}
+
+/// Each target keeps a connection; the soft limit of 1,024 is for programs that use select.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "Cannot raise the limit of open files");
+    }
+}
+
+fn configuration_report(problems: &[Problem]) -> String {
+    let mut text = match problems.len() {
+        1 => "cannot start: 1 problem in the configuration".to_owned(),
+        n => format!("cannot start: {n} problems in the configuration"),
+    };
+    for problem in problems {
+        text.push_str(&format!("\n  {problem}"));
+    }
+    text
+}
+
+/// Says something on standard error; where that is closed, nobody listens.
+fn report(text: &str) {
+    let _ = writeln!(std::io::stderr(), "metrics-proxy: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag() {
+        let given = |arguments: &[&str]| {
+            let arguments = std::iter::once("metrics-proxy").chain(arguments.iter().copied());
+            command()
+                .try_get_matches_from(arguments)
+                .map(|matches| raw_settings(&matches))
+        };
+        for setting in SETTINGS {
+            let flag = format!("--{}=x", setting.name);
+            assert!(given(&[&flag]).is_ok(), "{flag}");
+        }
+        assert!(given(&["--adopt-identity", "--port", "1"]).is_ok());
+        assert!(given(&["--no-such-flag"]).is_err());
+    }
+}

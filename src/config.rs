@@ -125,6 +125,8 @@ pub struct Listen {
     pub grace: Duration,
     /// How long a client may take to send its request head.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of its answer.
+    pub write_timeout: Duration,
 }
 
 /// Which pods are found, and how.
@@ -325,6 +327,7 @@ impl Config {
                 }),
                 grace: r.required("shutdown-grace", duration),
                 header_timeout: r.required("header-timeout", positive_duration),
+                write_timeout: r.required("write-timeout", positive_duration),
             },
             pebble: Pebble {
                 mode: r.required("pebble", |text| match text {

@@ -1,11 +1,34 @@
 //! Pods as they are: watched, listed or read from files, and published as one [`Snapshot`] (shell).
+//!
+//! [`start`] gives a [`Handle`] and one future to run. Behind it, sources ([`cluster`] or [`files`]) report to one
+//! [`hub`], which makes the target set and publishes it whole. A source that fails keeps its last pods; what may be
+//! done is the [`cluster`]'s business, what it means for readiness the hub's.
+
+mod backoff;
+mod cluster;
+mod files;
+mod hub;
+mod scope;
+mod wire;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::target::TargetSet;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use crate::config::{self, PodSource};
+use crate::health::{Condition, Health, State};
+use crate::shutdown::Shutdown;
+use crate::target::{Own, Settings, TargetSet};
+use crate::telemetry::Telemetry;
+
+use hub::Hub;
 
 /// How far discovery is.
+///
+/// The texts begin with the thing at fault (`selector: `, `discovery: `, `rights: `), as the first line of `/readyz`
+/// does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sync {
     /// Nothing is known yet, and why; the text is the answer's reason.
@@ -29,3 +52,152 @@ pub struct Snapshot {
 
 /// Latest snapshot, shared with the server.
 pub type Snapshots = tokio::sync::watch::Receiver<Arc<Snapshot>>;
+
+/// Why discovery cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoveryError {
+    /// The kubeconfig that was named cannot be used.
+    #[error("cannot use kubeconfig {path}")]
+    Kubeconfig {
+        /// Its path, or what the environment names.
+        path: String,
+        /// Why.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a service account nor a kubeconfig is there.
+    #[error(
+        "cannot find a cluster: no ServiceAccount token is mounted and there is no kubeconfig; \
+         name one with --kubeconfig, or use --pods-file"
+    )]
+    NoCluster(#[source] kube::config::KubeconfigError),
+    /// The client cannot be made.
+    #[error("cannot make a client for the Kubernetes API")]
+    Client(#[source] kube::Error),
+}
+
+/// What the server holds of discovery. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    snapshots: Snapshots,
+    hub: Arc<Hub>,
+}
+
+impl Handle {
+    /// What is known now.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// The stream of snapshots.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// What is known now, listed again first where only listing is allowed and the last list is older than
+    /// `list_max_age`.
+    ///
+    /// Waits no longer than `limit`, and for one attempt only: where that fails, the last set is better than none.
+    /// Returns at once where pods are watched. Safe to drop at any moment; overlapping calls share one list.
+    pub async fn freshen(&self, limit: Duration) -> Arc<Snapshot> {
+        let mut snapshots = self.snapshots.clone();
+        let wait = async {
+            let asked_after = self.hub.list_attempts();
+            while self.hub.ask_for_lists(&asked_after) {
+                if snapshots.changed().await.is_err() {
+                    break;
+                }
+            }
+        };
+        // Late is late: the caller goes on with what there is.
+        let _ = tokio::time::timeout(limit, wait).await;
+        self.latest()
+    }
+}
+
+/// Starts discovery as configured.
+///
+/// Returns the handle, and the one task of discovery: it ends after `shutdown` only. Nothing is asked before the task
+/// is first polled. Sets the conditions Selector, Discovery and Rights.
+///
+/// # Errors
+/// [`DiscoveryError`] where there is no way to reach a cluster. An API server that is down, slow or refuses us is no
+/// error here: discovery goes on asking.
+pub async fn start(
+    settings: &config::Discovery,
+    health: Arc<Health>,
+    telemetry: Arc<Telemetry>,
+    shutdown: Shutdown,
+) -> Result<(Handle, BoxFuture<'static, ()>), DiscoveryError> {
+    let is_cluster = matches!(settings.source, PodSource::Cluster { .. });
+    let selected = match &settings.selector {
+        None if is_cluster => State::unready(NO_SELECTOR),
+        None => State::note("all pods of --pods-file"),
+        Some(selector) => State::note(selector.to_string()),
+    };
+    health.set(Condition::Selector, selected);
+    let source = Source::new(settings).await?;
+    let target_settings = Settings {
+        default_port: settings.default_port,
+        own: Own {
+            uid: settings.pod_uid.clone(),
+            name: source.own_name(),
+        },
+    };
+    let (hub, snapshots) = Hub::new(target_settings, settings, health, telemetry);
+    let work = source.run(&hub);
+    let clock = hub::keep_time(Arc::clone(&hub));
+    let task = async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = work => {}
+            () = clock => {}
+        }
+    };
+    Ok((Handle { snapshots, hub }, task.boxed()))
+}
+
+const NO_SELECTOR: &str = "set POD_LABEL_SELECTOR or --labels";
+
+/// Where pods come from, ready to be asked.
+enum Source {
+    /// Nothing was selected, so nothing is asked.
+    Nothing,
+    Files(files::Files),
+    Cluster(cluster::Cluster),
+}
+
+impl Source {
+    async fn new(settings: &config::Discovery) -> Result<Self, DiscoveryError> {
+        Ok(match &settings.source {
+            PodSource::Files(path) => Self::Files(files::Files::new(
+                path,
+                settings.selector.clone(),
+                settings.files_poll,
+            )),
+            PodSource::Cluster { .. } if settings.selector.is_none() => Self::Nothing,
+            PodSource::Cluster { kubeconfig } => {
+                Self::Cluster(cluster::Cluster::connect(kubeconfig.as_deref(), settings).await?)
+            }
+        })
+    }
+
+    fn own_name(&self) -> Option<(String, String)> {
+        match self {
+            Self::Cluster(cluster) => cluster.own_name(),
+            Self::Nothing | Self::Files(_) => None,
+        }
+    }
+
+    fn run(self, hub: &Arc<Hub>) -> BoxFuture<'static, ()> {
+        match self {
+            Self::Nothing => {
+                tracing::warn!("No label selector, nothing is scraped: {NO_SELECTOR}");
+                hub.give_up(Sync::Refused(format!("selector: {NO_SELECTOR}")));
+                std::future::pending().boxed()
+            }
+            Self::Files(files) => files.run(hub.feed("--pods-file")).boxed(),
+            Self::Cluster(cluster) => cluster.run(hub),
+        }
+    }
+}

@@ -94,7 +94,9 @@ impl Health {
     /// Sets a condition; returns whether that changed it, so that the caller logs changes only.
     pub fn set(&self, condition: Condition, state: State) -> bool {
         let mut conditions = self.conditions.lock().unwrap_or_else(PoisonError::into_inner);
-        conditions.insert(condition, state.clone()).as_ref() != Some(&state)
+        let changed = conditions.get(&condition) != Some(&state);
+        conditions.insert(condition, state);
+        changed
     }
 
     /// How a condition stands.

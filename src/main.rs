@@ -1,3 +1,5 @@
 //! The `metrics-proxy` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    metrics_proxy::cli::run(std::env::args_os())
+}

@@ -1,1 +1,23 @@
-//! Pebble's API over its unix socket, one file per resource (shell).
+//! Client of Pebble's API over its unix socket, one file a resource (shell).
+//!
+//! Every request has a deadline of its own. Nothing here decides: that is [`crate::bootstrap`].
+
+mod checks;
+mod client;
+mod error;
+mod identities;
+mod layers;
+mod metrics;
+mod notices;
+mod services;
+mod system;
+
+pub use checks::CheckInfo;
+pub use client::Client;
+pub use error::PebbleError;
+pub(crate) use error::chain;
+pub use identities::{Change, IdentityInfo, Proof, hash_password};
+pub use metrics::OwnMetrics;
+pub use notices::Notice;
+pub use services::ServiceInfo;
+pub use system::{Peer, SystemInfo, Version};

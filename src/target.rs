@@ -1,12 +1,19 @@
 //! From pods to targets, and from pods to the reasons why they are not scraped.
 //!
-//! Core: values in, values out.
+//! Core: values in, values out. [`build`] takes every known pod and a moment and returns the whole [`TargetSet`] of
+//! that moment: which endpoints are scraped under which labels, and in words why every other selected pod is not. The
+//! annotations are read in [`annotations`](self::annotations), who owns an address is settled in [`build`].
 
+mod annotations;
+mod pod;
 mod selector;
+mod set;
 
 use std::net::SocketAddr;
 
+pub use pod::{ContainerPort, Phase, Pod, Protocol};
 pub use selector::{Selector, SelectorError};
+pub use set::{Own, Settings, TargetSet, build};
 
 /// What a pod without a port annotation means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +35,12 @@ pub struct PodRef {
     pub uid: String,
 }
 
+impl std::fmt::Display for PodRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
 /// How a target is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
@@ -37,8 +50,18 @@ pub enum Scheme {
     Https,
 }
 
+impl Scheme {
+    /// The word before `://`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+}
+
 /// One HTTP endpoint of one pod. The key is (`pod.uid`, `address.port()`, `path_and_query`), never the address alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The pod.
     pub pod: PodRef,
@@ -57,19 +80,11 @@ pub struct Target {
 pub struct Skipped {
     /// The pod.
     pub pod: PodRef,
-    /// A stable word for metrics, such as `no_ip`.
+    /// A stable word for metrics, such as `no_ip`. All of them stand in `docs/reference/annotations.md`.
     pub kind: &'static str,
     /// A sentence for people: what, where, what to do.
     pub reason: String,
 }
 
-/// All targets of a moment, sorted by (namespace, pod, port, path), and all selected pods that are none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TargetSet {
-    /// What is scraped.
-    pub targets: Vec<std::sync::Arc<Target>>,
-    /// What is not.
-    pub skipped: Vec<Skipped>,
-    /// Selected pods in all.
-    pub n_pods: usize,
-}
+#[cfg(test)]
+mod tests;

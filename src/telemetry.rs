@@ -12,8 +12,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 pub use discovery::DiscoveryMetrics;
-pub use pebble::PebbleMetrics;
-pub use scrape::ScrapeMetrics;
+pub use pebble::{IdentityState, LayerState, PebbleMetrics};
+pub use scrape::{Reason, Request, ScrapeMetrics};
 
 use crate::config::Log;
 

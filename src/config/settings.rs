@@ -236,8 +236,15 @@ pub const SETTINGS: &[Setting] = &[
         SERVING,
         "header-timeout",
         "DURATION",
-        "10s",
+        "30s",
         "How long a client may take to send a request's head.",
+    ),
+    value(
+        SERVING,
+        "write-timeout",
+        "DURATION",
+        "30s",
+        "A client that takes nothing of its answer for so long is let go.",
     ),
     value(
         SERVING,

@@ -160,7 +160,7 @@ mod tests {
         check("9s", Ok(Duration::from_secs(9)));
         check("1m30s", Ok(Duration::from_secs(90)));
         check("500ms", Ok(Duration::from_millis(500)));
-        check("1.5h", Ok(Duration::from_secs(5400)));
+        check("1.5h", Ok(Duration::from_mins(90)));
         check(".5s", Ok(Duration::from_millis(500)));
         check("5.s", Ok(Duration::from_secs(5)));
         check("+2us", Ok(Duration::from_micros(2)));

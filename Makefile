@@ -1,0 +1,42 @@
+# The door to everything; `make help` lists it. What needs more than Rust, Go and a C compiler says so.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+CARGO ?= cargo
+
+.PHONY: help
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run the main job here: a real Pebble, its layer, a secret, sample pods, no cluster (KUBECONFIG and LABELS: yours)
+	@echo "Building metrics-proxy (a few minutes the first time) ..." >&2
+	@$(CARGO) build --locked --bin metrics-proxy --example sample_pod --example demo
+	@METRICS_PROXY_DEMO_PEBBLE="$$(tools/get pebble-1.26)" $(CARGO) run --quiet --locked --example demo
+
+.PHONY: test
+test: tools ## All tests, on real parts (the first time builds them: some 15 minutes)
+	@echo "Building and running the tests ..." >&2
+	$(CARGO) test --locked
+
+.PHONY: tools
+tools: ## Build the real parts that the tests use, into a cache outside the checkout
+	@tools/get --all >/dev/null
+	@# Debian's Prometheus is not to be had everywhere; its tests say so and are skipped then.
+	@tools/get prometheus-2.42 promtool-2.42 >/dev/null || [ $$? = 3 ]
+
+.PHONY: lint
+lint: ## Formatting, clippy and docs, warnings being errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## Remove what was built in the checkout (the cache of tools stays)
+	$(CARGO) clean
+
+-include make/*.mk

@@ -1,0 +1,66 @@
+//! `metrics-proxy bootstrap`: service and checks into Pebble's plan, and the service started.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+
+use super::identity::{Output, print};
+use crate::bootstrap::by_hand::{self, Installed, Task};
+use crate::config::Config;
+
+/// Arguments of `bootstrap`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BootstrapArgs {
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// Installs, or shows what that would be. Exit code 0.
+///
+/// # Errors
+/// Where Pebble is not there, does not let us, or cannot start the service.
+pub(crate) async fn run(args: &BootstrapArgs, config: Config) -> anyhow::Result<u8> {
+    let installed = by_hand::install(&config.pebble, config.listen.port, args.print).await?;
+    print(args.output, &installed, text)?;
+    Ok(0)
+}
+
+fn text(installed: &Installed) -> String {
+    let mut text = String::new();
+    if let Some(error) = &installed.pebble_error {
+        let _ = writeln!(text, "# {error}");
+        let _ = writeln!(text, "# On a Pebble with nothing of ours:");
+    }
+    let mut nothing = true;
+    for task in &installed.tasks {
+        let did = |done: &'static str, would: &'static str| if installed.done { done } else { would };
+        match task {
+            Task::AddLayer { label, layer } => {
+                nothing = false;
+                let _ = writeln!(text, "# {} layer {label}", did("Added", "Would add"));
+                if !installed.done {
+                    text.push_str(layer);
+                }
+            }
+            Task::StartService { service } => {
+                nothing = false;
+                let _ = writeln!(text, "# {} service {service}", did("Started", "Would start"));
+            }
+            Task::KeepService { service } => {
+                let _ = writeln!(
+                    text,
+                    "# {} service {service} as the plan has it",
+                    did("Kept", "Would keep")
+                );
+            }
+        }
+    }
+    if nothing {
+        text.push_str("# Nothing to do: the plan has the checks and the service is running\n");
+    }
+    text
+}

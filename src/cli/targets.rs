@@ -1,0 +1,200 @@
+//! `metrics-proxy targets`: every selected pod, its targets with their last scrape, or why it is not scraped.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+
+use super::identity::{Output, print};
+use crate::config::Config;
+use crate::discovery::{self, Sync};
+use crate::health::Health;
+use crate::server::{Board, Report, report};
+use crate::shutdown::Shutdown;
+use crate::telemetry::Telemetry;
+
+/// How long the running proxy may take to answer, and the first list of pods to come with `--once`.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// Arguments of `targets`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetsArgs {
+    /// Ask the cluster (or --pods-file) itself instead of the running proxy; nothing is scraped
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// How to print
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) output: Output,
+}
+
+/// Prints the report; for a running proxy, of the one on this machine's `--port`.
+///
+/// # Errors
+/// Where no proxy answers, or with `--once` the pods cannot be listed.
+pub(crate) async fn run(args: &TargetsArgs, config: Config) -> anyhow::Result<u8> {
+    let report = if args.once {
+        from_source(config).await?
+    } else {
+        from_proxy(config.listen.port).await?
+    };
+    print(args.output, &report, table)?;
+    match report.reason {
+        Some(reason) => bail!("discovery is {}: {reason}", report.discovery),
+        None => Ok(0),
+    }
+}
+
+async fn from_proxy(port: u16) -> anyhow::Result<Report> {
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let uri = format!("http://localhost:{port}/api/v1/targets")
+        .parse()
+        .context("cannot make the address")?;
+    let answer = tokio::time::timeout(LIMIT, async {
+        let response = client.get(uri).await?;
+        anyhow::Ok((
+            response.status(),
+            response.into_body().collect().await?.to_bytes(),
+        ))
+    });
+    let (status, body) = answer.await.context("no answer in time")?.with_context(|| {
+        format!(
+            "cannot ask the proxy on port {port}; is it running? With --once the pods are listed without it"
+        )
+    })?;
+    if !status.is_success() {
+        bail!("what listens on port {port} answered {status}; is it metrics-proxy?");
+    }
+    serde_json::from_slice(&body).with_context(|| format!("what listens on port {port} is not metrics-proxy"))
+}
+
+async fn from_source(config: Config) -> anyhow::Result<Report> {
+    let shutdown = Shutdown::new();
+    let (discovery, watching) = discovery::start(
+        &config.discovery,
+        Arc::new(Health::default()),
+        Arc::new(Telemetry::default()),
+        shutdown.clone(),
+    )
+    .await
+    .context("cannot start discovery")?;
+    let watching = tokio::spawn(watching);
+    let mut snapshots = discovery.snapshots();
+    let synced = snapshots.wait_for(|snapshot| !matches!(snapshot.sync, Sync::Pending(_)));
+    // What is known after the limit is printed too: it says what is missing.
+    let _ = tokio::time::timeout(LIMIT, synced).await;
+    let snapshot = discovery.latest();
+    shutdown.cancel();
+    let _ = watching.await;
+    Ok(report(&Board::default(), &snapshot))
+}
+
+/// Aligned columns.
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    match (&report.reason, report.age_seconds) {
+        (Some(reason), _) => {
+            let _ = writeln!(text, "Discovery is {}: {reason}", report.discovery);
+        }
+        (None, Some(age)) => {
+            let _ = writeln!(
+                text,
+                "Discovery is {}, confirmed {age:.0} s ago",
+                report.discovery
+            );
+        }
+        (None, None) => {
+            let _ = writeln!(text, "Discovery is {}", report.discovery);
+        }
+    }
+    let mut rows = vec![["STATE", "NAMESPACE", "POD", "URL", "SAMPLES", "TOOK", "WHY"].map(str::to_owned)];
+    for target in &report.targets {
+        let last = target.last_scrape.as_ref();
+        rows.push([
+            target.health.clone(),
+            target.namespace.clone(),
+            target.pod.clone(),
+            target.url.clone(),
+            last.map_or_else(|| "-".to_owned(), |last| last.samples.to_string()),
+            last.map_or_else(|| "-".to_owned(), |last| format!("{:.3}s", last.duration_seconds)),
+            last.and_then(|last| last.error.clone()).unwrap_or_default(),
+        ]);
+    }
+    for skipped in &report.skipped {
+        let [dash, samples, took] = ["-", "-", "-"].map(str::to_owned);
+        rows.push([
+            "skipped".to_owned(),
+            skipped.namespace.clone(),
+            skipped.pod.clone(),
+            dash,
+            samples,
+            took,
+            skipped.reason.clone(),
+        ]);
+    }
+    let widths: Vec<usize> = (0..7)
+        .map(|column| {
+            rows.iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
+        .collect();
+    for row in &rows {
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::{LastScrape, SkippedReport, TargetReport};
+
+    #[test]
+    fn every_pod_has_a_row_with_its_state_or_its_reason() {
+        let report = Report {
+            discovery: "synced".to_owned(),
+            reason: None,
+            age_seconds: Some(3.2),
+            targets: vec![TargetReport {
+                namespace: "ns".to_owned(),
+                pod: "web-0".to_owned(),
+                url: "http://10.0.0.1:80/metrics".to_owned(),
+                labels: Vec::new(),
+                health: "down".to_owned(),
+                last_scrape: Some(LastScrape {
+                    at: "2026-01-01T00:00:00Z".to_owned(),
+                    duration_seconds: 1.0,
+                    samples: 0,
+                    body_bytes: 0,
+                    error: Some("answered 500 Internal Server Error".to_owned()),
+                    error_kind: Some("status".to_owned()),
+                }),
+            }],
+            skipped: vec![SkippedReport {
+                namespace: "ns".to_owned(),
+                pod: "web-1".to_owned(),
+                kind: "no_ip".to_owned(),
+                reason: "it has no IP yet".to_owned(),
+            }],
+        };
+        let expected = "\
+Discovery is synced, confirmed 3 s ago
+STATE    NAMESPACE  POD    URL                         SAMPLES  TOOK    WHY
+down     ns         web-0  http://10.0.0.1:80/metrics  0        1.000s  answered 500 Internal Server Error
+skipped  ns         web-1  -                           -        -       it has no IP yet
+";
+        assert_eq!(table(&report), expected);
+    }
+}

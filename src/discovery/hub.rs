@@ -1,0 +1,484 @@
+//! Where sources report their pods, and where the target set is made.
+//!
+//! One lock, held while a set is made and never across an await. A set is published whole; a scrape holds the old one
+//! or the new one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
+
+use super::{Snapshot, Snapshots, Sync};
+use crate::config;
+use crate::health::{Condition, Health, State};
+use crate::target::{Pod, Settings, TargetSet, build};
+use crate::telemetry::Telemetry;
+
+/// What happened to one pod.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// It is new, or not as it was.
+    Put(Box<Pod>),
+    /// The pod of this UID is gone.
+    Remove(String),
+}
+
+/// The way a source reads its pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    ClusterWatch,
+    ClusterList,
+    NamespaceWatch,
+    NamespaceList,
+    Files,
+}
+
+impl Mode {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterWatch => "cluster_watch",
+            Self::ClusterList => "cluster_list",
+            Self::NamespaceWatch => "namespace_watch",
+            Self::NamespaceList => "namespace_list",
+            Self::Files => "files",
+        }
+    }
+
+    /// Whether pods are known as of the last list only.
+    fn is_listing(self) -> bool {
+        matches!(self, Self::ClusterList | Self::NamespaceList)
+    }
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// Nothing read yet, and why where that is known.
+    Pending(Option<String>),
+    /// Pods are known.
+    Synced,
+    /// Not allowed; the text says what and names the remedy.
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct Source {
+    name: String,
+    pods: HashMap<String, Pod>,
+    standing: Standing,
+    mode: Option<Mode>,
+    confirmed_at: Option<Instant>,
+    /// What keeps it from being confirmed now.
+    trouble: Option<String>,
+    /// What is less than was asked for, and the remedy.
+    reduced: Option<String>,
+    /// Finished attempts to list, good or bad.
+    list_attempts: u64,
+    list_wanted: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    sources: Vec<Source>,
+    given_up: Option<Sync>,
+}
+
+/// Takes what sources report and publishes snapshots.
+#[derive(Debug)]
+pub(super) struct Hub {
+    settings: Settings,
+    list_max_age: Duration,
+    health: Arc<Health>,
+    telemetry: Arc<Telemetry>,
+    inner: Mutex<Inner>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+const FIRST_LIST: &str = "waiting for the first list of pods";
+
+impl Hub {
+    pub(super) fn new(
+        settings: Settings,
+        config: &config::Discovery,
+        health: Arc<Health>,
+        telemetry: Arc<Telemetry>,
+    ) -> (Arc<Self>, Snapshots) {
+        let (snapshots, receiver) = watch::channel(Arc::new(Snapshot {
+            sync: Sync::Pending(format!("discovery: {FIRST_LIST}")),
+            targets: Arc::default(),
+            confirmed_at: None,
+        }));
+        let hub = Self {
+            settings,
+            list_max_age: config.list_max_age,
+            health,
+            telemetry,
+            inner: Mutex::new(Inner {
+                sources: Vec::new(),
+                given_up: None,
+            }),
+            snapshots,
+        };
+        (Arc::new(hub), receiver)
+    }
+
+    /// A new source of pods. All of them together make the set.
+    pub(super) fn feed(self: &Arc<Self>, name: impl Into<String>) -> Feed {
+        let list_wanted = Arc::new(Notify::new());
+        let mut inner = self.lock();
+        inner.sources.push(Source {
+            name: name.into(),
+            pods: HashMap::new(),
+            standing: Standing::Pending(None),
+            mode: None,
+            confirmed_at: None,
+            trouble: None,
+            reduced: None,
+            list_attempts: 0,
+            list_wanted: Arc::clone(&list_wanted),
+        });
+        let index = inner.sources.len() - 1;
+        self.report(&inner);
+        Feed {
+            hub: Arc::clone(self),
+            index,
+            list_wanted,
+        }
+    }
+
+    /// There will never be pods, for this reason.
+    pub(super) fn give_up(&self, reason: Sync) {
+        let mut inner = self.lock();
+        inner.given_up = Some(reason);
+        self.publish(&inner, None);
+    }
+
+    /// How many lists each source has finished.
+    pub(super) fn list_attempts(&self) -> Vec<u64> {
+        self.lock()
+            .sources
+            .iter()
+            .map(|source| source.list_attempts)
+            .collect()
+    }
+
+    /// Asks every source that only lists, is too old and has not tried since `asked_after` to list now. Returns whether
+    /// there is one to wait for.
+    pub(super) fn ask_for_lists(&self, asked_after: &[u64]) -> bool {
+        let inner = self.lock();
+        let mut waiting = false;
+        for (source, attempts) in inner.sources.iter().zip(asked_after) {
+            let is_old = source.mode.is_some_and(Mode::is_listing)
+                && matches!(source.standing, Standing::Synced)
+                && source
+                    .confirmed_at
+                    .is_none_or(|at| at.elapsed() > self.list_max_age);
+            if is_old && source.list_attempts == *attempts {
+                source.list_wanted.notify_one();
+                waiting = true;
+            }
+        }
+        waiting
+    }
+
+    /// Whether a source's list is younger than the most that a scrape may use.
+    fn is_young(&self, index: usize) -> bool {
+        self.lock().sources[index]
+            .confirmed_at
+            .is_some_and(|at| at.elapsed() <= self.list_max_age)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the set anew from all sources.
+    fn rebuild(&self, inner: &Inner) {
+        let started = Instant::now();
+        let pods = inner.sources.iter().flat_map(|source| source.pods.values());
+        let set = build(pods, &self.settings, Timestamp::now());
+        let seconds = started.elapsed().as_secs_f64();
+        self.telemetry.discovery.built(&set, seconds);
+        self.publish(inner, Some(Arc::new(set)));
+    }
+
+    /// Publishes what is known; `None` keeps the set and tells the rest.
+    fn publish(&self, inner: &Inner, set: Option<Arc<TargetSet>>) {
+        let sync = inner.sync();
+        let confirmed_at = inner.confirmed_at();
+        self.telemetry.discovery.set_synced(sync == Sync::Synced);
+        self.snapshots.send_modify(|snapshot| {
+            *snapshot = Arc::new(Snapshot {
+                sync,
+                targets: set.unwrap_or_else(|| Arc::clone(&snapshot.targets)),
+                confirmed_at,
+            });
+        });
+        self.report(inner);
+    }
+
+    /// Tells health and metrics how things stand.
+    fn report(&self, inner: &Inner) {
+        if inner.given_up.is_some() {
+            return;
+        }
+        let (discovery, rights) = inner.conditions();
+        self.health.set(Condition::Discovery, discovery);
+        if let Some(rights) = rights {
+            self.health.set(Condition::Rights, rights);
+        }
+        self.telemetry
+            .discovery
+            .set_modes(
+                inner
+                    .sources
+                    .iter()
+                    .map(|source| match (&source.standing, source.mode) {
+                        (Standing::Refused(_), _) => "refused",
+                        (_, Some(mode)) => mode.as_str(),
+                        (_, None) => "none",
+                    }),
+            );
+    }
+}
+
+impl Inner {
+    fn sync(&self) -> Sync {
+        if let Some(reason) = &self.given_up {
+            return reason.clone();
+        }
+        let mut refusals = Vec::new();
+        for source in &self.sources {
+            match &source.standing {
+                Standing::Pending(reason) => {
+                    return Sync::Pending(format!("discovery: {}", reason.as_deref().unwrap_or(FIRST_LIST)));
+                }
+                Standing::Refused(reason) => refusals.push(reason.as_str()),
+                Standing::Synced => {}
+            }
+        }
+        if !refusals.is_empty() && refusals.len() == self.sources.len() {
+            return Sync::Refused(format!("rights: {}", refusals.join("; ")));
+        }
+        Sync::Synced
+    }
+
+    /// The oldest confirmation of all sources that have one.
+    fn confirmed_at(&self) -> Option<Instant> {
+        self.sources.iter().filter_map(|source| source.confirmed_at).min()
+    }
+
+    fn conditions(&self) -> (State, Option<State>) {
+        let sync = self.sync();
+        let troubles: Vec<&str> = self
+            .sources
+            .iter()
+            .filter_map(|source| source.trouble.as_deref())
+            .collect();
+        let discovery = match &sync {
+            Sync::Pending(reason) => State::unready(reason.strip_prefix("discovery: ").unwrap_or(reason)),
+            _ if !troubles.is_empty() => {
+                State::note(format!("the last known set is in use: {}", troubles.join("; ")))
+            }
+            _ => State::OK,
+        };
+        let reductions: Vec<&str> = self
+            .sources
+            .iter()
+            .filter_map(|source| match &source.standing {
+                Standing::Refused(reason) => Some(reason.as_str()),
+                _ => source.reduced.as_deref(),
+            })
+            .collect();
+        let is_files = self.sources.iter().all(|source| source.mode == Some(Mode::Files));
+        let rights = match sync {
+            Sync::Refused(reason) => Some(State::unready(reason.strip_prefix("rights: ").unwrap_or(&reason))),
+            _ if !reductions.is_empty() => Some(State::note(reductions.join("; "))),
+            _ if is_files => None,
+            _ => Some(State::OK),
+        };
+        (discovery, rights)
+    }
+}
+
+/// One source's way to the hub.
+#[derive(Debug)]
+pub(super) struct Feed {
+    hub: Arc<Hub>,
+    index: usize,
+    list_wanted: Arc<Notify>,
+}
+
+impl Feed {
+    /// The whole of this source's pods. Replaces what it reported before.
+    pub(super) fn swap(&self, pods: HashMap<String, Pod>, mode: Mode, how: &'static str) {
+        let mut inner = self.hub.lock();
+        let source = &mut inner.sources[self.index];
+        let n_pods = pods.len();
+        source.pods = pods;
+        source.standing = Standing::Synced;
+        source.confirmed_at = Some(Instant::now());
+        source.list_attempts += 1;
+        let recovered = source.trouble.take().is_some();
+        if source.mode != Some(mode) {
+            if source.mode.is_some() {
+                self.metrics().mode_changed();
+            }
+            source.mode = Some(mode);
+            tracing::info!(source = %source.name, mode = mode.as_str(), n_pods, "Pods are known");
+        } else if recovered {
+            tracing::info!(source = %source.name, n_pods, "Pods are known again");
+        }
+        self.metrics().sync(how);
+        self.metrics().confirmed(self.index, Instant::now());
+        self.hub.rebuild(&inner);
+    }
+
+    /// Changes of single pods, in order. Also confirms the rest.
+    pub(super) fn apply(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return self.confirm();
+        }
+        let mut inner = self.hub.lock();
+        let source = &mut inner.sources[self.index];
+        let (mut applied, mut deleted) = (0, 0);
+        let mut differs = false;
+        for change in changes {
+            match change {
+                Change::Put(pod) => {
+                    applied += 1;
+                    // Most updates of a pod touch what is not ours: its conditions, its labels, its container states.
+                    if source.pods.get(&pod.id.uid) != Some(&*pod) {
+                        differs = true;
+                        source.pods.insert(pod.id.uid.clone(), *pod);
+                    }
+                }
+                Change::Remove(uid) => {
+                    deleted += 1;
+                    differs |= source.pods.remove(&uid).is_some();
+                }
+            }
+        }
+        self.metrics().events("apply", applied);
+        self.metrics().events("delete", deleted);
+        Self::settle(source);
+        self.metrics().confirmed(self.index, Instant::now());
+        if differs {
+            self.hub.rebuild(&inner);
+        } else {
+            self.hub.publish(&inner, None);
+        }
+    }
+
+    /// The pods reported are right as of now.
+    pub(super) fn confirm(&self) {
+        let mut inner = self.hub.lock();
+        Self::settle(&mut inner.sources[self.index]);
+        self.metrics().confirmed(self.index, Instant::now());
+        self.hub.publish(&inner, None);
+    }
+
+    fn settle(source: &mut Source) {
+        source.confirmed_at = Some(Instant::now());
+        if source.trouble.take().is_some() {
+            tracing::info!(source = %source.name, "Pods are watched again");
+        }
+    }
+
+    /// The source cannot be read now; what it reported stays in use. Logged when the text changes.
+    pub(super) fn trouble(&self, reason: &'static str, text: String, detail: &str) {
+        self.metrics().failure(reason);
+        let mut inner = self.hub.lock();
+        let source = &mut inner.sources[self.index];
+        source.list_attempts += 1;
+        if let Standing::Pending(pending) = &mut source.standing {
+            *pending = Some(text.clone());
+        }
+        if source.trouble.as_ref() != Some(&text) {
+            tracing::warn!(source = %source.name, error = detail, "Cannot read pods: {text}");
+        }
+        source.trouble = Some(text);
+        self.hub.publish(&inner, None);
+    }
+
+    /// Something less than was asked for is in force, for good until told otherwise; `None` takes that back.
+    pub(super) fn reduced(&self, note: Option<String>) {
+        let mut inner = self.hub.lock();
+        let source = &mut inner.sources[self.index];
+        if source.reduced != note {
+            if let Some(note) = &note {
+                tracing::warn!(source = %source.name, "Reduced rights: {note}");
+            } else {
+                tracing::info!(source = %source.name, "Rights are complete");
+            }
+            source.reduced = note;
+            self.hub.publish(&inner, None);
+        }
+    }
+
+    /// Nothing at all may be read. The pods reported are not to be used.
+    pub(super) fn refused(&self, reason: String) {
+        let mut inner = self.hub.lock();
+        let source = &mut inner.sources[self.index];
+        if !matches!(&source.standing, Standing::Refused(other) if *other == reason) {
+            tracing::error!(source = %source.name, "Cannot read pods: {reason}");
+            self.metrics().mode_changed();
+        }
+        source.standing = Standing::Refused(reason);
+        source.mode = None;
+        source.trouble = None;
+        source.reduced = None;
+        source.pods = HashMap::new();
+        self.hub.rebuild(&inner);
+    }
+
+    /// Waits until a scrape wants a younger list.
+    pub(super) async fn list_wanted(&self) {
+        loop {
+            self.list_wanted.notified().await;
+            // The wish may be older than the list that has arrived since.
+            if !self.hub.is_young(self.index) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn telemetry(&self) -> Arc<Telemetry> {
+        Arc::clone(&self.hub.telemetry)
+    }
+
+    pub(super) fn metrics(&self) -> &crate::telemetry::DiscoveryMetrics {
+        &self.hub.telemetry.discovery
+    }
+}
+
+/// Makes the set anew when time alone changes it.
+pub(super) async fn keep_time(hub: Arc<Hub>) {
+    let mut snapshots = hub.snapshots.subscribe();
+    loop {
+        let next_change = snapshots.borrow_and_update().targets.next_change;
+        let until = next_change.map(|at| {
+            // A clock that was set back must not make this spin.
+            let left = Timestamp::now().duration_until(at);
+            Duration::try_from(left).unwrap_or_default() + Duration::from_millis(50)
+        });
+        let sleep = async {
+            match until {
+                Some(until) => tokio::time::sleep(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = sleep => {
+                let inner = hub.lock();
+                hub.rebuild(&inner);
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The model: one parsed exposition as an index over the bytes it came in (core).
+//!
+//! Nothing is copied out of the body. A [`Sample`] is a few offsets, a [`Run`] is consecutive samples of one family,
+//! a [`Group`] is a family as its own target declares it. Which family of the answer a group ends up in is the
+//! plan's business (`plan`), since that depends on the other targets.
+//!
+//! A third format (delimited protobuf) enters here: its decoder fills the same index over a body of its own. Outside
+//! `line` and the writer nothing assumes that a sample is a line of text.
+
+use super::line::{Name, Span};
+
+/// Types of both formats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+    GaugeHistogram,
+    Summary,
+    Info,
+    StateSet,
+    /// `untyped` in text, `unknown` in OpenMetrics, and everything without a TYPE.
+    Unknown,
+}
+
+impl Type {
+    /// Reads the text of a TYPE line, byte for byte.
+    pub(super) fn parse(text: &[u8], open_metrics: bool) -> Option<Self> {
+        Some(match text {
+            b"counter" => Self::Counter,
+            b"gauge" => Self::Gauge,
+            b"histogram" => Self::Histogram,
+            b"summary" => Self::Summary,
+            b"untyped" if !open_metrics => Self::Unknown,
+            b"unknown" if open_metrics => Self::Unknown,
+            b"gaugehistogram" if open_metrics => Self::GaugeHistogram,
+            b"info" if open_metrics => Self::Info,
+            b"stateset" if open_metrics => Self::StateSet,
+            _ => return None,
+        })
+    }
+
+    pub(super) fn as_str(self, open_metrics: bool) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+            Self::GaugeHistogram => "gaugehistogram",
+            Self::Summary => "summary",
+            Self::Info => "info",
+            Self::StateSet => "stateset",
+            Self::Unknown if open_metrics => "unknown",
+            Self::Unknown => "untyped",
+        }
+    }
+
+    /// The endings that sample names of such a family have, the bare name apart.
+    pub(super) fn suffixes(self) -> &'static [Suffix] {
+        match self {
+            Self::Counter => &[Suffix::Total, Suffix::Created],
+            Self::Histogram => &[Suffix::Bucket, Suffix::Sum, Suffix::Count, Suffix::Created],
+            Self::GaugeHistogram => &[Suffix::Bucket, Suffix::GSum, Suffix::GCount],
+            Self::Summary => &[Suffix::Sum, Suffix::Count, Suffix::Created],
+            Self::Info => &[Suffix::Info],
+            Self::Gauge | Self::StateSet | Self::Unknown => &[],
+        }
+    }
+}
+
+/// How a sample's name goes on after its family's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub(super) enum Suffix {
+    Bare,
+    Total,
+    Created,
+    Bucket,
+    Sum,
+    Count,
+    GSum,
+    GCount,
+    Info,
+}
+
+impl Suffix {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Bare,
+        Self::Total,
+        Self::Created,
+        Self::Bucket,
+        Self::Sum,
+        Self::Count,
+        Self::GSum,
+        Self::GCount,
+        Self::Info,
+    ];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Bare => "",
+            Self::Total => "_total",
+            Self::Created => "_created",
+            Self::Bucket => "_bucket",
+            Self::Sum => "_sum",
+            Self::Count => "_count",
+            Self::GSum => "_gsum",
+            Self::GCount => "_gcount",
+            Self::Info => "_info",
+        }
+    }
+
+    pub(super) fn bit(self) -> Suffixes {
+        Suffixes(1 << self as u8)
+    }
+}
+
+/// A set of [`Suffix`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(super) struct Suffixes(pub(super) u16);
+
+impl Suffixes {
+    pub(super) fn has(self, suffix: Suffix) -> bool {
+        self.0 & suffix.bit().0 != 0
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    pub(super) fn iter(self) -> impl Iterator<Item = Suffix> {
+        Suffix::ALL.into_iter().filter(move |suffix| self.has(*suffix))
+    }
+}
+
+/// Which type the last TYPE line before a sample declared, whatever its name.
+///
+/// Prometheus 3 respells `le` and `quantile` by this alone, so a series depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Ambient {
+    #[default]
+    Other,
+    Histogram,
+    Summary,
+}
+
+impl Ambient {
+    pub(super) fn of(kind: Type) -> Self {
+        match kind {
+            Type::Histogram => Self::Histogram,
+            Type::Summary => Self::Summary,
+            _ => Self::Other,
+        }
+    }
+
+    /// The label that Prometheus 3 respells here.
+    pub(super) fn label(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Histogram => Some(b"le"),
+            Self::Summary => Some(b"quantile"),
+            Self::Other => None,
+        }
+    }
+}
+
+/// One sample: offsets into the body.
+///
+/// A plain line is `name{label="value",...} value timestamp` without any slack; then `series_end` is the place where
+/// labels can be added (after the last value's quote, or after the name).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) start: u32,
+    pub(super) series_end: u32,
+    /// End of the value or, where there is one, of the timestamp.
+    pub(super) end: u32,
+    flags: u32,
+}
+
+impl Sample {
+    /// The sample has labels, written the plain way.
+    pub(super) const LABELS: u32 = 1;
+    pub(super) const TIMESTAMP: u32 = 2;
+    pub(super) const EXEMPLAR: u32 = 4;
+    /// Not written the plain way: taken apart again when it is written.
+    pub(super) const ODD: u32 = 8;
+    /// Dropped: its series is in the exposition already.
+    pub(super) const DROPPED: u32 = 16;
+    /// Some label set that a plain line may have, as an index into [`Index::shapes`].
+    pub(super) const MAX_SHAPES: usize = 1 << 24;
+
+    pub(super) fn new(start: u32, series_end: u32, end: u32, flags: u32, shape: u32) -> Self {
+        Self {
+            start,
+            series_end,
+            end,
+            flags: flags | shape << 8,
+        }
+    }
+
+    pub(super) fn has(self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    pub(super) fn set(&mut self, flag: u32) {
+        self.flags |= flag;
+    }
+
+    pub(super) fn shape(self) -> usize {
+        (self.flags >> 8) as usize
+    }
+}
+
+/// Consecutive samples of one group under one TYPE line.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    pub(super) group: u32,
+    pub(super) first: u32,
+    pub(super) len: u32,
+    pub(super) ambient: Ambient,
+}
+
+/// What HELP, TYPE and UNIT say of one name; the first of each counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Declaration {
+    pub(super) name: Name,
+    pub(super) kind: Option<Type>,
+    pub(super) help: Option<Span>,
+    pub(super) unit: Option<Span>,
+}
+
+/// A family as this exposition has it: samples whose names belong together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Group {
+    pub(super) name: Name,
+    pub(super) kind: Option<Type>,
+    pub(super) help: Option<Span>,
+    pub(super) unit: Option<Span>,
+    pub(super) suffixes: Suffixes,
+    /// Range in [`Index::run_order`].
+    pub(super) runs: (u32, u32),
+    pub(super) notes: u8,
+}
+
+impl Group {
+    /// Bounds written as integers (`1`) occur.
+    pub(super) const BOUND_INTEGER: u8 = 1;
+    /// Bounds ending in `.0` occur.
+    pub(super) const BOUND_DOT_ZERO: u8 = 2;
+    /// Bounds occur whose spelling needs a closer look.
+    pub(super) const BOUND_OTHER: u8 = 4;
+    /// A bucket without `le`, a quantile sample without `quantile`, a state without its label.
+    pub(super) const LACKS_LABEL: u8 = 8;
+}
+
+/// One sequence of label names that plain lines have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    /// Range in [`Index::shape_names`].
+    pub(super) names: (u32, u32),
+    /// Position of `le` and of `quantile` among them.
+    pub(super) le: Option<u32>,
+    pub(super) quantile: Option<u32>,
+}
+
+/// Everything the parser found, by position in the body.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) samples: Vec<Sample>,
+    pub(super) runs: Vec<Run>,
+    /// Runs sorted by group, each group's in body order.
+    pub(super) run_order: Vec<u32>,
+    pub(super) groups: Vec<Group>,
+    pub(super) shapes: Vec<Shape>,
+    pub(super) shape_names: Vec<Span>,
+    /// Labels of lines that are not plain, by name; only whether they occur matters.
+    pub(super) odd_label_names: Vec<Name>,
+    pub(super) n_dropped: usize,
+    /// Equal series may be spelled differently here: look again by meaning before writing.
+    pub(super) uncertain: bool,
+    /// A quoted name occurs, so escaping may change names.
+    pub(super) quoted: bool,
+    pub(super) has_timestamps: bool,
+}
+
+impl Index {
+    pub(super) fn clear(&mut self) {
+        self.samples.clear();
+        self.runs.clear();
+        self.run_order.clear();
+        self.groups.clear();
+        self.shapes.clear();
+        self.shape_names.clear();
+        self.odd_label_names.clear();
+        self.n_dropped = 0;
+        self.uncertain = false;
+        self.quoted = false;
+        self.has_timestamps = false;
+    }
+
+    pub(super) fn group_runs(&self, group: &Group) -> impl Iterator<Item = &Run> {
+        self.run_order[group.runs.0 as usize..group.runs.1 as usize]
+            .iter()
+            .map(|&run| &self.runs[run as usize])
+    }
+}

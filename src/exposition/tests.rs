@@ -1,0 +1,95 @@
+//! The rows of exposition.md 1 and 2 and the rules of section 5, each named after what it shows.
+
+mod formats;
+mod rules;
+
+use super::*;
+
+pub(super) const OM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(super) const P2: &str = "Prometheus/2.42.0";
+pub(super) const P3: &str = "Prometheus/3.7.3";
+
+/// An answer in text for a client that is nobody in particular.
+pub(super) fn text() -> Answer {
+    Answer::plain(Format::Text, Escaping::Underscores)
+}
+
+pub(super) fn open_metrics() -> Answer {
+    Answer::plain(Format::OpenMetrics, Escaping::Underscores)
+}
+
+/// What a Prometheus of this User-Agent gets; 3 says `escaping=allow-utf-8`.
+pub(super) fn prometheus(agent: &str, format: Format) -> Answer {
+    let escaping = if agent == P3 { ";escaping=allow-utf-8" } else { "" };
+    let accept = match format {
+        Format::Text => format!("text/plain;version=0.0.4{escaping}"),
+        Format::OpenMetrics => {
+            format!("application/openmetrics-text;version=1.0.0{escaping},text/plain;q=0.5")
+        }
+    };
+    negotiate(Some(&accept), None, Some(agent))
+}
+
+#[track_caller]
+pub(super) fn parsed(body: &str) -> Exposition {
+    let content_type = body.ends_with("# EOF\n").then_some(OM);
+    match parse(body.as_bytes().to_vec(), content_type, &Limits::default()) {
+        Ok(exposition) => exposition,
+        Err(refusal) => panic!("refused: {refusal}\n{body}"),
+    }
+}
+
+/// One part per body: `pod="a"`, `pod="b"`, … and its `up`. A body that is refused is a target that is down.
+pub(super) fn targets(bodies: &[&str]) -> Vec<Part> {
+    bodies
+        .iter()
+        .zip('a'..)
+        .map(|(body, pod)| {
+            let content_type = body.ends_with("# EOF\n").then_some(OM);
+            let exposition = parse(body.as_bytes().to_vec(), content_type, &Limits::default()).ok();
+            Part {
+                labels: vec![("pod".to_owned(), pod.to_string())],
+                up: Some(exposition.is_some()),
+                exposition,
+                own: false,
+            }
+        })
+        .collect()
+}
+
+pub(super) fn written(merged: &Merged) -> String {
+    let mut out = Vec::new();
+    merged.write(64, &mut |chunk| {
+        out.extend_from_slice(&chunk);
+        true
+    });
+    String::from_utf8(out).expect("the bodies of these tests are UTF-8")
+}
+
+/// The answer for bare bodies: no labels, no `up`.
+pub(super) fn passed(bodies: &[&str], answer: &Answer) -> String {
+    let parts = bodies
+        .iter()
+        .map(|body| Part {
+            exposition: Some(parsed(body)),
+            own: true,
+            ..Part::default()
+        })
+        .collect();
+    written(&merge(parts, answer))
+}
+
+/// Merges targets and compares what is written after the `up` family.
+#[track_caller]
+pub(super) fn check(bodies: &[&str], answer: &Answer, expect: &str) -> Merged {
+    let merged = merge(targets(bodies), answer);
+    let got = written(&merged);
+    let rest: String = got
+        .split_inclusive('\n')
+        .skip_while(|line| line.starts_with("up{") || line.contains(" up "))
+        .collect();
+    assert_eq!(rest, expect, "the whole answer:\n{got}");
+    let lines = got.lines().filter(|line| !line.starts_with('#')).count();
+    assert_eq!(lines, merged.n_samples(), "samples are counted:\n{got}");
+    merged
+}

@@ -1,0 +1,501 @@
+//! Input, row by row: what is accepted, what is refused, and how it is written.
+
+use super::*;
+
+#[track_caller]
+fn accepts(body: &str, expect: &str) {
+    let answer = if body.ends_with("# EOF\n") {
+        open_metrics()
+    } else {
+        text()
+    };
+    assert_eq!(passed(&[body], &answer), expect, "{body:?}");
+}
+
+#[track_caller]
+fn refuses(body: impl AsRef<[u8]>) {
+    let body = body.as_ref();
+    let content_type = body.ends_with(b"# EOF\n").then_some(OM);
+    let result = parse(body.to_vec(), content_type, &Limits::default());
+    assert!(result.is_err(), "accepted: {:?}", String::from_utf8_lossy(body));
+}
+
+#[track_caller]
+fn refuses_open_metrics(body: &str) {
+    assert!(
+        parse(body.as_bytes().to_vec(), Some(OM), &Limits::default()).is_err(),
+        "accepted: {body:?}"
+    );
+}
+
+#[track_caller]
+fn open_metrics_passes(body: &str) {
+    accepts(body, body);
+}
+
+const A: &str = "# TYPE a untyped\n";
+
+#[test]
+fn text_last_line_without_line_feed() {
+    accepts("a 1", &format!("{A}a 1\n"));
+    accepts("# HELP a x", "");
+}
+
+#[test]
+fn text_blanks_and_tabs_between_tokens() {
+    accepts(
+        "a \t{ b = \"c\"\t, d=\"e\" }  1 \t 5\n",
+        &format!("{A}a{{b=\"c\",d=\"e\"}} 1 5\n"),
+    );
+    accepts("a 1 \na 2 5\t\n", &format!("{A}a 1\na 2 5\n"));
+}
+
+#[test]
+fn text_leading_blanks() {
+    accepts("  a 1\n\t# TYPE a gauge\n", "# TYPE a gauge\na 1\n");
+}
+
+#[test]
+fn text_no_blank_after_the_brace() {
+    accepts("a{}1\n", &format!("{A}a 1\n"));
+}
+
+#[test]
+fn text_one_trailing_comma() {
+    accepts("a{b=\"c\",} 1\n", &format!("{A}a{{b=\"c\"}} 1\n"));
+    refuses("a{,} 1\n");
+    refuses("a{b=\"c\",,} 1\n");
+    refuses("a{,b=\"c\"} 1\n");
+}
+
+#[test]
+fn text_missing_comma() {
+    accepts("a{a=\"1\"b=\"2\"} 1\n", &format!("{A}a{{a=\"1\",b=\"2\"}} 1\n"));
+}
+
+#[test]
+fn text_carriage_returns() {
+    refuses("a 1\r\n");
+    refuses("a 1 5\r\n");
+    refuses("# TYPE a gauge\r\na 1\n");
+    accepts(
+        "# HELP a x\r\na{b=\"c\r\"} 1\n",
+        "# HELP a x\n# TYPE a untyped\na{b=\"c\r\"} 1\n",
+    );
+}
+
+#[test]
+fn text_byte_order_mark() {
+    refuses("\u{feff}a 1\n");
+}
+
+#[test]
+fn text_invalid_utf8() {
+    refuses(b"a{b=\"\xff\"} 1\n");
+    refuses(b"# HELP a \xff\na 1\n");
+    let body = b"# plain \xff\na{b=\"\xc3\xa9\"} 1\na{b=\"x\"} 1\n".to_vec();
+    let exposition = parse(body, None, &Limits::default()).expect("only a comment is not UTF-8");
+    assert_eq!(exposition.n_samples(), 2);
+    refuses(b"# plain \xff\na{b=\"x\"} 1\na{b=\"\xff\"} 1\n");
+}
+
+#[test]
+fn text_nul() {
+    accepts(
+        "# HELP a x\0y\na{b=\"c\0\"} 1\n",
+        "# HELP a x\0y\n# TYPE a untyped\na{b=\"c\0\"} 1\n",
+    );
+    refuses("a 1\n\0a 2\n");
+    refuses("a 1\0\n");
+    refuses("# c\0\na 1\n");
+}
+
+#[test]
+fn text_line_feed_in_a_value() {
+    accepts("a{b=\"x\ny\"} 1\n", &format!("{A}a{{b=\"x\\ny\"}} 1\n"));
+}
+
+#[test]
+fn text_unknown_escape() {
+    accepts(
+        "a{b=\"C:\\dir\"} 1\na{b=\"\\\\n\"} 2\n",
+        &format!("{A}a{{b=\"C:\\\\dir\"}} 1\na{{b=\"\\\\n\"}} 2\n"),
+    );
+}
+
+#[test]
+fn text_nothing_to_say() {
+    accepts("", "");
+    accepts(
+        "\n\n# comment\n#HELP x y\n# HELPER\n#\n# EOF is nothing here\n",
+        "",
+    );
+}
+
+#[test]
+fn text_something_else() {
+    refuses("<html><body>404</body></html>\n");
+    refuses("{\"status\":\"ok\"}\n");
+    refuses("not found\n");
+}
+
+#[test]
+fn text_metadata_keywords() {
+    accepts(
+        "#TYPE a gauge\n#  \tTYPE  a gauge\n# UNIT a x\na 1\n",
+        "# TYPE a gauge\na 1\n",
+    );
+    refuses("# HELP \na 1\n");
+    refuses("# TYPE \na 1\n");
+    refuses("# HELP 1a x\n");
+    accepts("# HELP\na 1\n", &format!("{A}a 1\n"));
+}
+
+#[test]
+fn text_type_is_byte_for_byte() {
+    for bad in [
+        " gauge",
+        "gauge ",
+        "GAUGE",
+        "unknown",
+        "info",
+        "",
+        "gauge x",
+        "stateset",
+        "gaugehistogram",
+    ] {
+        refuses(format!("# TYPE a {bad}\na 1\n"));
+    }
+    refuses("# TYPE a\na 1\n");
+    for good in ["counter", "gauge", "histogram", "summary", "untyped"] {
+        assert_eq!(parsed(&format!("# TYPE a {good}\n")).n_samples(), 0);
+    }
+}
+
+#[test]
+fn text_help_escapes() {
+    accepts(
+        "# HELP a say \"x\" \\\"y\\\" C:\\\\dir\\nnext\na 1\n",
+        "# HELP a say \"x\" \\\\\"y\\\\\" C:\\\\dir\\nnext\n# TYPE a untyped\na 1\n",
+    );
+    accepts("# HELP a \na 1\n", &format!("{A}a 1\n"));
+    accepts("# HELP a\na 1\n", &format!("{A}a 1\n"));
+}
+
+#[test]
+fn text_metadata_anywhere_and_often() {
+    accepts(
+        "a 1\n# HELP a first\n# TYPE a gauge\n# HELP a second\n# TYPE a counter\nb 1\na{x=\"1\"} 2\n",
+        "# HELP a first\n# TYPE a gauge\na 1\na{x=\"1\"} 2\n# TYPE b untyped\nb 1\n",
+    );
+}
+
+#[test]
+fn text_late_type_of_a_histogram_gathers_its_samples() {
+    accepts(
+        "h_bucket{le=\"+Inf\"} 1\nb 1\nh_sum 2\nh_count 1\n# TYPE h histogram\n",
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 2\nh_count 1\n# TYPE b untyped\nb 1\n",
+    );
+}
+
+#[test]
+fn text_values_keep_their_bytes() {
+    for value in [
+        "NaN",
+        "nan",
+        "Nan",
+        "Inf",
+        "+inf",
+        "infinity",
+        "1e5",
+        ".5",
+        "5.",
+        "007",
+        "-0",
+        "5e-324",
+        "9007199254740993",
+        "3.14159265358979323846",
+    ] {
+        accepts(&format!("a {value}\n"), &format!("{A}a {value}\n"));
+    }
+    for value in ["+NaN", "-NaN", "1e400", "0x10", "0x1p3", "1_000", "1,5", ""] {
+        refuses(format!("a {value}\n"));
+    }
+}
+
+#[test]
+fn text_timestamps_are_unsigned_milliseconds() {
+    accepts(
+        "a 1 9223372036854775807\n",
+        &format!("{A}a 1 9223372036854775807\n"),
+    );
+    for bad in ["-5", "+5", "1.5", "1e9", "9223372036854775808", "5 6"] {
+        refuses(format!("a 1 {bad}\n"));
+    }
+}
+
+#[test]
+fn text_refused_after_parsing() {
+    refuses("a{x=\"1\",x=\"2\"} 1\n");
+    refuses("a{__name__=\"b\"} 1\n");
+    refuses("{\"\"} 1\n");
+    refuses("a{\"\"=\"1\"} 1\n");
+    refuses(b"{\"\xff\"} 1\n");
+}
+
+#[test]
+fn text_empty_value_means_absent() {
+    accepts("a{x=\"\"} 1\na 2\n", &format!("{A}a{{x=\"\"}} 1\n"));
+}
+
+#[test]
+fn text_doubles_the_first_wins() {
+    accepts(
+        "a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\"} 2\na{x=\"1\",y=\"2\"} 3\na{\"x\"=\"1\",y=\"2\"} 4\n",
+        &format!("{A}a{{x=\"1\",y=\"2\"}} 1\n"),
+    );
+    accepts(
+        "a 1 5\na 2 6\na 3 6\na 4 5\na 5\na 6 7\n",
+        &format!("{A}a 1 5\na 2 6\na 6 7\n"),
+    );
+}
+
+#[test]
+fn text_quoted_names() {
+    let body = "# TYPE \"my.metric\" gauge\n{\"my.metric\",\"label.x\"=\"v\",plain=\"p\"} 1\n{\"legacy\"} 1\nlegacy 2\n";
+    accepts(
+        body,
+        "# TYPE my_metric gauge\nmy_metric{label_x=\"v\",plain=\"p\"} 1\n# TYPE legacy untyped\nlegacy 1\n",
+    );
+    let utf8 = Answer::plain(Format::Text, Escaping::AllowUtf8);
+    assert_eq!(
+        passed(&[body], &utf8),
+        "# TYPE \"my.metric\" gauge\n{\"my.metric\",\"label.x\"=\"v\",plain=\"p\"} 1\n# TYPE legacy untyped\nlegacy 1\n",
+    );
+    refuses("a{\"b\"} 1\n");
+    refuses("{\"a\",\"b\"} 1\n");
+}
+
+#[test]
+fn text_a_refusal_names_line_and_excerpt() {
+    let body = format!("a 1\nb 2\nc {}\u{7}\n", "x".repeat(200));
+    let refusal = parse(body.into_bytes(), None, &Limits::default()).expect_err("the value is no number");
+    assert_eq!((refusal.kind, refusal.line), (RefusalKind::Parse, Some(3)));
+    assert_eq!(refusal.excerpt.chars().count(), 80);
+    assert_eq!(
+        refusal.to_string(),
+        format!("line 3: the value is not a number: c {}", "x".repeat(78))
+    );
+    let refusal = parse(b"a\0\x1b[2J 1\n".to_vec(), None, &Limits::default()).expect_err("no value");
+    assert_eq!(refusal.excerpt, "a\u{fffd}\u{fffd}[2J 1");
+}
+
+#[test]
+fn openmetrics_has_no_slack() {
+    for bad in [
+        "a  1\n# EOF\n",
+        "a\t1\n# EOF\n",
+        "\na 1\n# EOF\n",
+        "# comment\n# EOF\n",
+        "a 1 \n# EOF\n",
+        " a 1\n# EOF\n",
+        "a{ b=\"c\"} 1\n# EOF\n",
+        "a 1\r\n# EOF\n",
+        "# EOF\r\n",
+        "#  TYPE a gauge\n# EOF\n",
+        "# TYPE  a gauge\n# EOF\n",
+    ] {
+        refuses_open_metrics(bad);
+    }
+}
+
+#[test]
+fn openmetrics_ends_with_eof() {
+    assert_eq!(
+        passed(&["a 1\n# EOF\n"], &open_metrics()),
+        "# TYPE a unknown\na 1\n# EOF\n"
+    );
+    let without = parse(b"a 1\n# EOF".to_vec(), Some(OM), &Limits::default());
+    assert!(without.is_ok());
+    for bad in [
+        "a 1\n",
+        "a 1\n# EOF\n\n",
+        "# EOF\na 1\n",
+        "a 1\n# EOF\n# EOF\n",
+        "a 1",
+        "# EOFx",
+    ] {
+        refuses_open_metrics(bad);
+    }
+    assert!(parse(Vec::new(), Some(OM), &Limits::default()).is_ok());
+}
+
+#[test]
+fn openmetrics_types() {
+    open_metrics_passes("# TYPE a info\na_info{v=\"1\"} 1\n# EOF\n");
+    open_metrics_passes("# TYPE a stateset\na{a=\"on\"} 1\na{a=\"off\"} 0\n# EOF\n");
+    open_metrics_passes("# TYPE a gaugehistogram\na_bucket{le=\"+Inf\"} 1\na_gcount 1\na_gsum 2\n# EOF\n");
+    refuses_open_metrics("# TYPE a untyped\n# EOF\n");
+    refuses_open_metrics("# TYPE a\n# EOF\n");
+}
+
+#[test]
+fn openmetrics_units() {
+    open_metrics_passes(
+        "# TYPE a_seconds gauge\n# UNIT a_seconds seconds\n# HELP a_seconds x\na_seconds 1\n# EOF\n",
+    );
+    accepts(
+        "# TYPE a gauge\n# UNIT a \na 1\n# EOF\n",
+        "# TYPE a gauge\na 1\n# EOF\n",
+    );
+    refuses_open_metrics("# UNIT a seconds\n# EOF\n");
+    refuses_open_metrics("# UNIT seconds seconds\n# EOF\n");
+}
+
+#[test]
+fn openmetrics_help_escapes_the_quote() {
+    open_metrics_passes("# TYPE a gauge\n# HELP a say \\\"x\\\" \\\\ \\n\na 1\n# EOF\n");
+    assert_eq!(
+        passed(&["# HELP a say \\\"x\\\"\na 1\n# EOF\n"], &text()),
+        "# HELP a say \"x\"\n# TYPE a untyped\na 1\n",
+    );
+}
+
+#[test]
+fn openmetrics_timestamps_keep_their_bytes() {
+    open_metrics_passes("# TYPE a gauge\na 1 1700000000.123456789\n# EOF\n");
+    open_metrics_passes("# TYPE a gauge\na 1 -1.5e3\n# EOF\n");
+    refuses_open_metrics("a 1 NaN\n# EOF\n");
+    refuses_open_metrics("a 1 +Inf\n# EOF\n");
+}
+
+#[test]
+fn openmetrics_counters_of_all_kinds() {
+    open_metrics_passes("# TYPE a counter\na_total 1\na_created 5\n# EOF\n");
+    accepts(
+        "# TYPE a_total counter\na_total 1\n# EOF\n",
+        "# TYPE a counter\na_total 1\n# EOF\n",
+    );
+    accepts("# TYPE a counter\na 1\n# EOF\n", "# TYPE a unknown\na 1\n# EOF\n");
+}
+
+#[test]
+fn openmetrics_exemplars() {
+    open_metrics_passes("# TYPE a counter\na_total 1 # {t=\"c\\\"x\",u=\"}\"} 0.5 1.25\n# EOF\n");
+    open_metrics_passes(
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1 5 # {} 1\nh_sum 1 5\nh_count 1 5\n# EOF\n",
+    );
+    accepts(
+        "# TYPE a gauge\na 1 # {t=\"x\"} 1\n# EOF\n",
+        "# TYPE a gauge\na 1\n# EOF\n",
+    );
+    accepts(
+        "# TYPE a counter\na_total 1 # {t=\"x\",} 1\n# EOF\n",
+        "# TYPE a counter\na_total 1 # {t=\"x\"} 1\n# EOF\n",
+    );
+    let long = "x".repeat(128);
+    accepts(
+        &format!("# TYPE a counter\na_total 1 # {{t=\"{long}\"}} 1\n# EOF\n"),
+        "# TYPE a counter\na_total 1\n# EOF\n",
+    );
+    accepts(
+        "# TYPE a counter\na_total 1 # {\"t.x\"=\"y\"} 1\n# EOF\n",
+        "# TYPE a counter\na_total 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn openmetrics_metrics_do_not_interleave() {
+    accepts(
+        "# TYPE h histogram\nh_bucket{x=\"1\",le=\"+Inf\"} 1\nh_bucket{x=\"2\",le=\"+Inf\"} 2\nh_sum{x=\"1\"} 1\nh_count{x=\"1\"} 1\nh_sum{x=\"2\"} 2\nh_count{x=\"2\"} 2\n# EOF\n",
+        "# TYPE h histogram\nh_bucket{x=\"1\",le=\"+Inf\"} 1\nh_sum{x=\"1\"} 1\nh_count{x=\"1\"} 1\nh_bucket{x=\"2\",le=\"+Inf\"} 2\nh_sum{x=\"2\"} 2\nh_count{x=\"2\"} 2\n# EOF\n",
+    );
+}
+
+#[test]
+fn openmetrics_values_are_the_targets_own() {
+    open_metrics_passes("# TYPE a counter\na_total -1\n# EOF\n");
+    open_metrics_passes("# TYPE h histogram\nh_bucket{le=\"1.0\"} 5\nh_bucket{le=\"2.0\"} 3\n# EOF\n");
+    open_metrics_passes("# TYPE a info\na_info 7\n# EOF\n");
+}
+
+#[test]
+fn a_body_that_ends_with_eof_is_openmetrics_under_any_label() {
+    let body = b"# TYPE x counter\nx_total 1 1.5\n# EOF\n".to_vec();
+    let exposition =
+        parse(body, Some("text/plain; charset=utf-8"), &Limits::default()).expect("ztunnel sends this");
+    assert_eq!(exposition.format(), Format::OpenMetrics);
+    let body = b"# TYPE x untyped\nx  1\n# EOF\n".to_vec();
+    let exposition = parse(body, None, &Limits::default()).expect("text with a comment at its end");
+    assert_eq!(exposition.format(), Format::Text);
+}
+
+#[test]
+fn protobuf_is_refused() {
+    let media =
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+    let refusal = parse(vec![1, 2, 3], Some(media), &Limits::default()).expect_err("not asked for");
+    assert_eq!(refusal.kind.as_str(), "protobuf");
+    assert!(parse(b"a 1\n".to_vec(), Some("nonsense"), &Limits::default()).is_ok());
+}
+
+#[test]
+fn rule_16_limits_of_one_body() {
+    let limit = |limits: Limits, body: &str| {
+        parse(body.as_bytes().to_vec(), None, &limits)
+            .err()
+            .map(|refusal| refusal.kind)
+    };
+    let body = "a{x=\"1\",y=\"22\"} 1\na{x=\"333\",y=\"2\"} 1\n";
+    let cases = [
+        (
+            Limits {
+                max_samples: 1,
+                ..Limits::default()
+            },
+            RefusalKind::Samples,
+        ),
+        (
+            Limits {
+                max_labels: 1,
+                ..Limits::default()
+            },
+            RefusalKind::Labels,
+        ),
+        (
+            Limits {
+                max_label_name_length: 1,
+                ..Limits::default()
+            },
+            RefusalKind::LabelNameLength,
+        ),
+        (
+            Limits {
+                max_label_value_length: 2,
+                ..Limits::default()
+            },
+            RefusalKind::LabelValueLength,
+        ),
+    ];
+    for (limits, kind) in cases {
+        let body = if kind == RefusalKind::LabelNameLength {
+            "a{xx=\"1\"} 1\n"
+        } else {
+            body
+        };
+        assert_eq!(limit(limits, body), Some(kind));
+    }
+    let enough = Limits {
+        max_samples: 2,
+        max_labels: 2,
+        max_label_name_length: 1,
+        max_label_value_length: 3,
+    };
+    assert_eq!(limit(enough, body), None);
+    let escaped = Limits {
+        max_label_value_length: 1,
+        ..Limits::default()
+    };
+    assert_eq!(limit(escaped, "a{x=\"1\"} 1\na{x=\"\\\\\"} 1\n"), None);
+    assert_eq!(limit(escaped, "aa 1\n"), Some(RefusalKind::LabelValueLength));
+}

@@ -1,0 +1,487 @@
+//! The merge rules of exposition.md 5, by number.
+
+use super::*;
+
+#[test]
+fn rule_1_all_or_nothing_per_target() {
+    let merged = merge(targets(&["a 1\n", "a 2\nb 3\n}\n"]), &text());
+    assert_eq!(
+        written(&merged),
+        "# HELP up Whether the target was scraped and its exposition accepted (1) or not (0).\n\
+         # TYPE up gauge\nup{pod=\"a\"} 1\nup{pod=\"b\"} 0\n# TYPE a untyped\na{pod=\"a\"} 1\n"
+    );
+}
+
+#[test]
+fn rule_2_one_block_per_family_targets_in_order() {
+    check(
+        &[
+            "# TYPE a gauge\na{x=\"10\"} 1\na{x=\"2\"} 2\n# TYPE b gauge\nb 3\n",
+            "# TYPE b gauge\nb 4\n# TYPE a gauge\na 5\n",
+        ],
+        &text(),
+        "# TYPE a gauge\na{x=\"10\",pod=\"a\"} 1\na{x=\"2\",pod=\"a\"} 2\na{pod=\"b\"} 5\n\
+         # TYPE b gauge\nb{pod=\"a\"} 3\nb{pod=\"b\"} 4\n",
+    );
+}
+
+#[test]
+fn rule_3_split_families_and_repeated_metadata_are_joined() {
+    check(
+        &[
+            "# HELP a x\n# TYPE a gauge\na{s=\"1\"} 1\n\n# HELP b y\n# TYPE b counter\nb 1\n\n# HELP a x\n# TYPE a gauge\na{s=\"2\"} 2\n",
+        ],
+        &text(),
+        "# HELP a x\n# TYPE a gauge\na{s=\"1\",pod=\"a\"} 1\na{s=\"2\",pod=\"a\"} 2\n# HELP b y\n# TYPE b counter\nb{pod=\"a\"} 1\n",
+    );
+}
+
+#[test]
+fn rule_4_every_family_has_a_type_line() {
+    check(
+        &["# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nfoo{le=\"10\"} 2\n"],
+        &text(),
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE foo untyped\nfoo{le=\"10\",pod=\"a\"} 2\n",
+    );
+    // Prometheus 3 stores that one as le="10.0" in a direct scrape, for what stands above it.
+    check(
+        &["# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nfoo{le=\"10\"} 2\n"],
+        &prometheus(P3, Format::Text),
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE foo untyped\nfoo{le=\"10.0\",pod=\"a\"} 2\n",
+    );
+}
+
+#[test]
+fn rule_5_untyped_joins_counter_and_gauge() {
+    check(
+        &[
+            "a 1\nb 1\n",
+            "# TYPE a counter\na 2\n# TYPE b gauge\nb 2\n",
+            "# TYPE a untyped\na 3\n",
+        ],
+        &text(),
+        "# TYPE a counter\na{pod=\"a\"} 1\na{pod=\"b\"} 2\na{pod=\"c\"} 3\n# TYPE b gauge\nb{pod=\"a\"} 1\nb{pod=\"b\"} 2\n",
+    );
+}
+
+#[test]
+fn rule_5_untyped_joins_a_counter_in_openmetrics_by_its_sample_name() {
+    check(
+        &[
+            "a_total 1\n",
+            "# TYPE a_total counter\na_total 2\n",
+            "# TYPE a counter\na_total 3\n# EOF\n",
+        ],
+        &open_metrics(),
+        "# TYPE a counter\na_total{pod=\"a\"} 1\na_total{pod=\"b\"} 2\na_total{pod=\"c\"} 3\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_5_info_and_stateset_against_gauge_are_gauges() {
+    let bodies = [
+        "# TYPE a info\na_info{v=\"1\"} 1\n# TYPE s stateset\ns{s=\"on\"} 1\n# EOF\n",
+        "# TYPE a_info gauge\na_info{v=\"2\"} 1\n# TYPE s untyped\ns{s=\"on\"} 0\n",
+    ];
+    check(
+        &bodies,
+        &open_metrics(),
+        "# TYPE a_info gauge\na_info{v=\"1\",pod=\"a\"} 1\na_info{v=\"2\",pod=\"b\"} 1\n\
+         # TYPE s gauge\ns{s=\"on\",pod=\"a\"} 1\ns{s=\"on\",pod=\"b\"} 0\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_5_other_conflicts_are_untyped_and_counted() {
+    let merged = check(
+        &["# TYPE a counter\na 1\n", "# TYPE a gauge\na 2\n"],
+        &text(),
+        "# TYPE a untyped\na{pod=\"a\"} 1\na{pod=\"b\"} 2\n",
+    );
+    assert_eq!(merged.problems().len(), 1);
+    assert_eq!(
+        merged.problems()[0].to_string(),
+        "type conflict over a: counter a, gauge a"
+    );
+}
+
+#[test]
+fn rule_5_a_degraded_histogram_is_one_family_per_sample_name() {
+    let bodies = [
+        "# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n",
+        "# TYPE x gauge\nx 5\n",
+    ];
+    let expect = |bound: &str| {
+        format!(
+            "# TYPE x_bucket untyped\nx_bucket{{le=\"{bound}\",pod=\"a\"}} 1\nx_bucket{{le=\"+Inf\",pod=\"a\"}} 1\n\
+             # TYPE x_sum untyped\nx_sum{{pod=\"a\"}} 1\n# TYPE x_count untyped\nx_count{{pod=\"a\"}} 1\n\
+             # TYPE x untyped\nx{{pod=\"b\"}} 5\n"
+        )
+    };
+    check(&bodies, &text(), &expect("1"));
+    check(&bodies, &prometheus(P2, Format::Text), &expect("1"));
+    check(&bodies, &prometheus(P3, Format::Text), &expect("1.0"));
+}
+
+#[test]
+fn rule_5_a_degraded_summary_keeps_its_quantiles_for_prometheus_3() {
+    check(
+        &[
+            "# TYPE x summary\nx{quantile=\"0.50\"} 1\nx_sum 1\nx_count 1\n",
+            "x{quantile=\"0.50\"} 5\n",
+        ],
+        &prometheus(P3, Format::Text),
+        "# TYPE x untyped\nx{quantile=\"0.5\",pod=\"a\"} 1\nx{quantile=\"0.50\",pod=\"b\"} 5\n\
+         # TYPE x_sum untyped\nx_sum{pod=\"a\"} 1\n# TYPE x_count untyped\nx_count{pod=\"a\"} 1\n",
+    );
+}
+
+#[test]
+fn rule_5_a_type_after_its_samples_does_not_respell_them() {
+    let body = "x_bucket{le=\"1\"} 1\n# TYPE x histogram\nx_count 1\n";
+    check(
+        &[body],
+        &prometheus(P3, Format::Text),
+        "# TYPE x_bucket untyped\nx_bucket{le=\"1\",pod=\"a\"} 1\n# TYPE x_count untyped\nx_count{pod=\"a\"} 1\n",
+    );
+    check(
+        &[body],
+        &text(),
+        "# TYPE x histogram\nx_bucket{le=\"1\",pod=\"a\"} 1\nx_count{pod=\"a\"} 1\n",
+    );
+}
+
+#[test]
+fn rule_6_a_name_claimed_by_two_families() {
+    let merged = check(
+        &[
+            "# TYPE x histogram\nx_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n",
+            "# TYPE x_count gauge\nx_count 7\n",
+        ],
+        &text(),
+        "# TYPE x_bucket untyped\nx_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE x_sum untyped\nx_sum{pod=\"a\"} 1\n\
+         # TYPE x_count untyped\nx_count{pod=\"a\"} 1\nx_count{pod=\"b\"} 7\n",
+    );
+    assert_eq!(merged.problems()[0].kind, ConflictKind::Name);
+}
+
+#[test]
+fn rule_6_openmetrics_claims_more_names() {
+    let bodies = [
+        "# TYPE x counter\nx_total 1\n# EOF\n",
+        "# TYPE x gauge\nx 7\n",
+        "# TYPE x_created gauge\nx_created 8\n",
+    ];
+    check(
+        &bodies,
+        &open_metrics(),
+        "# TYPE x_total unknown\nx_total{pod=\"a\"} 1\n# TYPE x unknown\nx{pod=\"b\"} 7\n\
+         # TYPE x_created unknown\nx_created{pod=\"c\"} 8\n# EOF\n",
+    );
+    check(
+        &bodies,
+        &text(),
+        "# TYPE x_total counter\nx_total{pod=\"a\"} 1\n# TYPE x gauge\nx{pod=\"b\"} 7\n\
+         # TYPE x_created gauge\nx_created{pod=\"c\"} 8\n",
+    );
+}
+
+#[test]
+fn rule_7_help_and_unit() {
+    let merged = check(
+        &[
+            "# TYPE a_s gauge\n# UNIT a_s s\na_s 1\n# EOF\n",
+            "# TYPE a_s gauge\n# HELP a_s  first \na_s 2\n# EOF\n",
+            "# HELP a_s second\n# TYPE a_s gauge\na_s 3\n# TYPE alone gauge\n# HELP nothing x\n",
+        ],
+        &open_metrics(),
+        "# TYPE a_s gauge\n# UNIT a_s s\n# HELP a_s first\na_s{pod=\"a\"} 1\na_s{pod=\"b\"} 2\na_s{pod=\"c\"} 3\n# EOF\n",
+    );
+    assert_eq!(merged.problems()[0].kind, ConflictKind::Help);
+    let merged = check(
+        &[
+            "# TYPE a_x_s gauge\n# UNIT a_x_s s\na_x_s 1\n# EOF\n",
+            "# TYPE a_x_s gauge\n# UNIT a_x_s x_s\na_x_s 2\n# EOF\n",
+        ],
+        &open_metrics(),
+        "# TYPE a_x_s gauge\na_x_s{pod=\"a\"} 1\na_x_s{pod=\"b\"} 2\n# EOF\n",
+    );
+    assert_eq!(merged.problems()[0].kind, ConflictKind::Unit);
+}
+
+#[test]
+fn rule_8_the_targets_own_label_is_exported() {
+    check(
+        &["a{pod=\"mine\",x=\"1\"} 1\na{pod=\"\"} 2\nb 3\n"],
+        &text(),
+        "# TYPE a untyped\na{exported_pod=\"mine\",x=\"1\",pod=\"a\"} 1\na{pod=\"a\"} 2\n# TYPE b untyped\nb{pod=\"a\"} 3\n",
+    );
+}
+
+#[test]
+fn rule_8_doubles_made_by_renaming() {
+    let merged = check(
+        &["a{pod=\"x\"} 1\na{exported_pod=\"x\"} 2\na{exported_pod=\"y\"} 3\n"],
+        &text(),
+        "# TYPE a untyped\na{exported_pod=\"x\",pod=\"a\"} 1\na{exported_pod=\"y\",pod=\"a\"} 3\n",
+    );
+    assert_eq!(merged.n_dropped(), 1);
+}
+
+#[test]
+fn rule_8_doubles_between_parts_with_equal_labels() {
+    let part = |body: &str, labels: &[(&str, &str)]| Part {
+        labels: labels
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect(),
+        exposition: Some(parsed(body)),
+        ..Part::default()
+    };
+    let merged = merge(
+        vec![
+            part("a{x=\"1\",y=\"2\"} 1\n", &[("pod", "p")]),
+            part("a{x=\"1\"} 1\n", &[("pod", "q")]),
+            part("a{y=\"2\",x=\"1\"} 2\na 3\n", &[("pod", "p")]),
+            part("a{pod=\"p\"} 4\n", &[]),
+        ],
+        &text(),
+    );
+    assert_eq!(
+        written(&merged),
+        "# TYPE a untyped\na{x=\"1\",y=\"2\",pod=\"p\"} 1\na{x=\"1\",pod=\"q\"} 1\na{pod=\"p\"} 3\n"
+    );
+}
+
+#[test]
+fn rule_9_added_values_are_escaped() {
+    let part = Part {
+        labels: vec![("pod".to_owned(), "a\\b\"c\nd".to_owned())],
+        up: Some(true),
+        exposition: Some(parsed("a {x=\"}\"} 1\n{\"u\",l=\"{\"} 2\n")),
+        own: false,
+    };
+    let got = written(&merge(vec![part], &text()));
+    let added = "pod=\"a\\\\b\\\"c\\nd\"";
+    assert!(
+        got.ends_with(&format!(
+            "a{{x=\"}}\",{added}}} 1\n# TYPE u untyped\nu{{l=\"{{\",{added}}} 2\n"
+        )),
+        "{got}"
+    );
+    assert!(got.contains(&format!("up{{{added}}} 1\n")), "{got}");
+}
+
+#[test]
+fn rule_10_up_belongs_to_the_proxy() {
+    let merged = merge(
+        targets(&[
+            "# TYPE up counter\nup 0\nup{x=\"1\"} 5\n",
+            "# TYPE up histogram\nup_bucket{le=\"+Inf\"} 1\nup_count 1\n",
+        ]),
+        &text(),
+    );
+    assert_eq!(
+        written(&merged),
+        "# HELP up Whether the target was scraped and its exposition accepted (1) or not (0).\n# TYPE up gauge\n\
+         up{pod=\"a\"} 1\nup{pod=\"b\"} 1\nup{x=\"1\",pod=\"a\"} 5\n\
+         # TYPE up_bucket untyped\nup_bucket{le=\"+Inf\",pod=\"b\"} 1\n# TYPE up_count untyped\nup_count{pod=\"b\"} 1\n"
+    );
+    assert_eq!(merged.n_dropped(), 1);
+}
+
+#[test]
+fn design_4_our_own_prefix_is_ours() {
+    let mut parts = targets(&["# TYPE metrics_proxy_x gauge\nmetrics_proxy_x 1\n"]);
+    parts.push(Part {
+        exposition: Some(parsed(
+            "# TYPE metrics_proxy_x counter\nmetrics_proxy_x_total 2\n# EOF\n",
+        )),
+        own: true,
+        ..Part::default()
+    });
+    let got = written(&merge(parts, &text()));
+    assert!(
+        got.ends_with(
+            "# TYPE exported_metrics_proxy_x gauge\nexported_metrics_proxy_x{pod=\"a\"} 1\n\
+             # TYPE metrics_proxy_x_total counter\nmetrics_proxy_x_total 2\n"
+        ),
+        "{got}"
+    );
+}
+
+#[test]
+fn rule_11_openmetrics_to_text() {
+    check(
+        &[
+            "# TYPE c counter\n# HELP c say \\\"x\\\"\nc_total 1 # {t=\"x\"} 1\nc_created 5\n\
+           # TYPE i info\ni_info{v=\"1\"} 1\n# TYPE s stateset\ns{s=\"on\"} 1\n# TYPE u unknown\nu 1\n\
+           # TYPE g_s gauge\n# UNIT g_s s\ng_s 1 1700000000.1239\ng_s{x=\"1\"} 1 -1\ng_s{x=\"2\"} 1 1.0001\ng_s{x=\"2\"} 1 1.0002\n\
+           # TYPE gh gaugehistogram\ngh_bucket{le=\"+Inf\"} 1\ngh_gsum 1\ngh_gcount 1\n# EOF\n",
+        ],
+        &text(),
+        "# HELP c_total say \"x\"\n# TYPE c_total counter\nc_total{pod=\"a\"} 1\n# HELP c_created say \"x\"\n# TYPE c_created gauge\nc_created{pod=\"a\"} 5\n\
+         # TYPE i_info gauge\ni_info{v=\"1\",pod=\"a\"} 1\n# TYPE s gauge\ns{s=\"on\",pod=\"a\"} 1\n# TYPE u untyped\nu{pod=\"a\"} 1\n\
+         # TYPE g_s gauge\ng_s{pod=\"a\"} 1 1700000000123\ng_s{x=\"2\",pod=\"a\"} 1 1000\n\
+         # TYPE gh_bucket gauge\ngh_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE gh_gsum gauge\ngh_gsum{pod=\"a\"} 1\n# TYPE gh_gcount gauge\ngh_gcount{pod=\"a\"} 1\n",
+    );
+}
+
+#[test]
+fn rule_12_text_to_openmetrics() {
+    let bodies = [
+        "# HELP c_total say \"x\"\n# TYPE c_total counter\nc_total 1 1700000000007\n# TYPE b counter\nb 1\nu 2\n",
+    ];
+    let expect = |kind: &str| {
+        format!(
+            "# TYPE c counter\n# HELP c say \\\"x\\\"\nc_total{{pod=\"a\"}} 1 1700000000.007\n# TYPE b {kind}\nb{{pod=\"a\"}} 1\n\
+             # TYPE u unknown\nu{{pod=\"a\"}} 2\n# EOF\n"
+        )
+    };
+    check(&bodies, &open_metrics(), &expect("unknown"));
+    check(&bodies, &prometheus(P2, Format::OpenMetrics), &expect("counter"));
+    check(&bodies, &prometheus(P3, Format::OpenMetrics), &expect("counter"));
+}
+
+#[test]
+fn rule_12_created_gauges_of_the_python_client_are_folded_in() {
+    check(
+        &[
+            "# TYPE c_total counter\nc_total{x=\"1\"} 1\nc_total{x=\"2\"} 2\n# TYPE c_created gauge\nc_created{x=\"1\"} 5\nc_created{x=\"2\"} 6\n",
+            "# TYPE c counter\nc_total 3 # {t=\"x\"} 1\n# EOF\n",
+        ],
+        &open_metrics(),
+        "# TYPE c counter\nc_total{x=\"1\",pod=\"a\"} 1\nc_created{x=\"1\",pod=\"a\"} 5\n\
+         c_total{x=\"2\",pod=\"a\"} 2\nc_created{x=\"2\",pod=\"a\"} 6\nc_total{pod=\"b\"} 3 # {t=\"x\"} 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_12_values_decide_no_type() {
+    check(
+        &[
+            "# TYPE c_total counter\nc_total -1\n# TYPE h histogram\nh_bucket{le=\"1\"} 7\nh_bucket{le=\"2\"} 5\n",
+        ],
+        &open_metrics(),
+        "# TYPE c counter\nc_total{pod=\"a\"} -1\n# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 7\nh_bucket{le=\"2\",pod=\"a\"} 5\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_12_a_bare_sample_in_a_histogram() {
+    check(
+        &["# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh 5\n"],
+        &open_metrics(),
+        "# TYPE h unknown\nh{pod=\"a\"} 5\n# TYPE h_bucket unknown\nh_bucket{le=\"+Inf\",pod=\"a\"} 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_13_bounds_keep_their_bytes() {
+    let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"Inf\"} 1\n# TYPE s summary\ns{quantile=\"0.50\"} 1\n";
+    check(
+        &[body],
+        &text(),
+        "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\nh_bucket{le=\"Inf\",pod=\"a\"} 1\n# TYPE s summary\ns{quantile=\"0.50\",pod=\"a\"} 1\n",
+    );
+    check(
+        &[body],
+        &open_metrics(),
+        "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\nh_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE s summary\ns{quantile=\"0.50\",pod=\"a\"} 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_13_two_spellings_of_one_bound() {
+    let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1.0\"} 2\n";
+    check(
+        &[body],
+        &prometheus(P3, Format::Text),
+        "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\n",
+    );
+    check(
+        &[body],
+        &prometheus(P2, Format::Text),
+        "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\nh_bucket{le=\"1.0\",pod=\"a\"} 2\n",
+    );
+}
+
+#[test]
+fn rule_14_eof_once_and_only_in_openmetrics() {
+    let bodies = ["a 1\n# EOF\n", "a 2\n# EOF\n"];
+    check(
+        &bodies,
+        &text(),
+        "# TYPE a untyped\na{pod=\"a\"} 1\na{pod=\"b\"} 2\n",
+    );
+    check(
+        &bodies,
+        &open_metrics(),
+        "# TYPE a unknown\na{pod=\"a\"} 1\na{pod=\"b\"} 2\n# EOF\n",
+    );
+    assert_eq!(written(&merge(Vec::new(), &open_metrics())), "# EOF\n");
+    assert_eq!(written(&merge(Vec::new(), &text())), "");
+}
+
+#[test]
+fn rule_15_buckets_ascend() {
+    check(
+        &[
+            "# TYPE h histogram\nh_bucket{le=\"10\"} 2\nh_bucket{le=\"2\"} 1\nh_bucket{le=\"+Inf\"} 3\nh_sum 1\nh_count 3\n",
+        ],
+        &open_metrics(),
+        "# TYPE h histogram\nh_bucket{le=\"2\",pod=\"a\"} 1\nh_bucket{le=\"10\",pod=\"a\"} 2\nh_bucket{le=\"+Inf\",pod=\"a\"} 3\n\
+         h_sum{pod=\"a\"} 1\nh_count{pod=\"a\"} 3\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_15_exemplars_are_dropped_from_degraded_families() {
+    check(
+        &[
+            "# TYPE x counter\nx_total 1 # {t=\"y\"} 1\n# EOF\n",
+            "# TYPE x_total gauge\nx_total 2\n",
+        ],
+        &open_metrics(),
+        "# TYPE x_total unknown\nx_total{pod=\"a\"} 1\nx_total{pod=\"b\"} 2\n# EOF\n",
+    );
+}
+
+#[test]
+fn rule_17_no_target_answers() {
+    let got = written(&merge(targets(&["}", "}"]), &text()));
+    assert!(
+        got.ends_with("# TYPE up gauge\nup{pod=\"a\"} 0\nup{pod=\"b\"} 0\n"),
+        "{got}"
+    );
+}
+
+#[test]
+fn rule_18_no_timestamps_are_added() {
+    check(
+        &["a 1\n"],
+        &open_metrics(),
+        "# TYPE a unknown\na{pod=\"a\"} 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn pebbles_own_metrics_are_grouped() {
+    let body = "# HELP p_up x\n# TYPE p_up gauge\np_up{check=\"a\"} 1\n\n# HELP p_n y\n# TYPE p_n counter\np_n{check=\"a\"} 1\n\n\
+                # HELP p_up x\n# TYPE p_up gauge\np_up{check=\"b\"} 1\n\n";
+    assert_eq!(
+        passed(&[body], &text()),
+        "# HELP p_up x\n# TYPE p_up gauge\np_up{check=\"a\"} 1\np_up{check=\"b\"} 1\n# HELP p_n y\n# TYPE p_n counter\np_n{check=\"a\"} 1\n"
+    );
+}
+
+#[test]
+fn a_stopped_reader_stops_the_writer() {
+    let merged = merge(targets(&["a{x=\"1\"} 1\na{x=\"2\"} 2\n", "a 3\n"]), &text());
+    let mut n_chunks = 0;
+    merged.write(1, &mut |_| {
+        n_chunks += 1;
+        n_chunks < 2
+    });
+    assert_eq!(n_chunks, 2);
+}

@@ -1,0 +1,22 @@
+//! `/v1/layers` and `/v1/plan`.
+
+use serde_json::json;
+
+use super::{Client, PebbleError};
+use crate::layer::{Layer, Plan};
+
+impl Client {
+    /// The combined plan. From Pebble 1.28 on for admins only.
+    pub async fn plan(&self) -> Result<Plan, PebbleError> {
+        let yaml: String = self.get("/v1/plan?format=yaml").await?;
+        Ok(Plan::parse(&yaml)?)
+    }
+
+    /// Adds a layer under `label`, or replaces what stood under it. Starts and stops no service.
+    pub async fn add_layer(&self, label: &str, layer: &Layer) -> Result<(), PebbleError> {
+        let body = json!({
+            "action": "add", "combine": true, "label": label, "format": "yaml", "layer": layer.to_yaml(),
+        });
+        self.post("/v1/layers", &body).await.map(|_| ())
+    }
+}

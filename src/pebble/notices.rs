@@ -1,0 +1,63 @@
+//! `/v1/notices`: what the charm should know. Any local user may post one; no secret belongs in it.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::{Client, PebbleError};
+
+/// A custom notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Its key, after `canonical.com/metrics-proxy/`.
+    pub key: &'static str,
+    /// Told with it.
+    pub data: BTreeMap<&'static str, String>,
+    /// Within this long the same notice does not wake the charm again.
+    pub repeat_after: Option<&'static str>,
+}
+
+impl Notice {
+    /// The domain and path before every key.
+    pub const PREFIX: &'static str = "canonical.com/metrics-proxy/";
+
+    /// The secret is in force as an identity, anew.
+    pub fn identity_rotated(reason: &str) -> Self {
+        Self {
+            key: "identity-rotated",
+            data: BTreeMap::from([("reason", reason.to_owned())]),
+            repeat_after: None,
+        }
+    }
+
+    /// The secret cannot be used; the identity that was in force stays.
+    pub fn secret_refused(reason: &str, message: &str) -> Self {
+        Self {
+            key: "secret-refused",
+            data: BTreeMap::from([("reason", reason.to_owned()), ("message", message.to_owned())]),
+            repeat_after: None,
+        }
+    }
+
+    /// Something may not be done: in Pebble, or in Kubernetes.
+    pub fn rights_missing(what: &str, message: &str) -> Self {
+        Self {
+            key: "rights-missing",
+            data: BTreeMap::from([("what", what.to_owned()), ("message", message.to_owned())]),
+            repeat_after: Some("1h"),
+        }
+    }
+}
+
+impl Client {
+    /// Posts a notice.
+    pub async fn notify(&self, notice: &Notice) -> Result<(), PebbleError> {
+        let mut body = json!({
+            "action": "add", "type": "custom", "key": format!("{}{}", Notice::PREFIX, notice.key), "data": notice.data,
+        });
+        if let Some(repeat_after) = notice.repeat_after {
+            body["repeat-after"] = repeat_after.into();
+        }
+        self.post("/v1/notices", &body).await.map(|_| ())
+    }
+}

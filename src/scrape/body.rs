@@ -1,0 +1,141 @@
+//! Reading one body, within its limits.
+
+use std::io::Read as _;
+
+use flate2::bufread::MultiGzDecoder;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+
+use super::{BufferPool, Held, ScrapeError};
+
+/// What a body of unknown length is given at first.
+const FIRST_BYTES: u64 = 16 << 10;
+
+/// Gives back what a body under way took from the account, also when its scrape is dropped.
+struct InProgress<'a> {
+    held: &'a Held,
+    bytes: u64,
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.held.shrink(self.bytes);
+    }
+}
+
+/// Reads a whole body as it came over the wire.
+///
+/// Frames are copied into one buffer: a kept frame would pin the connection's read buffer, up to four times its size.
+pub(super) async fn read(
+    mut body: Incoming,
+    limit_bytes: u64,
+    buffers: &BufferPool,
+    held: &Held,
+) -> Result<Vec<u8>, ScrapeError> {
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|bytes| bytes > limit_bytes) {
+        return Err(ScrapeError::TooLarge { limit_bytes });
+    }
+    let mut buffer = buffers.take(usize::try_from(announced.unwrap_or(FIRST_BYTES)).unwrap_or(usize::MAX));
+    let mut under_way = InProgress { held, bytes: 0 };
+    while let Some(frame) = body.frame().await {
+        let read_bytes = buffer.len() as u64;
+        let frame = frame.map_err(|source| ScrapeError::Body { read_bytes, source })?;
+        let Some(data) = frame.data_ref() else { continue };
+        let (added, all) = (data.len() as u64, read_bytes + data.len() as u64);
+        if all > limit_bytes {
+            return Err(ScrapeError::TooLarge { limit_bytes });
+        }
+        under_way.bytes += added;
+        if !held.grow(all, added) {
+            return Err(ScrapeError::Held {
+                limit_bytes: held.limit_bytes(),
+            });
+        }
+        if buffer.capacity() - buffer.len() < data.len() {
+            let mut larger = buffers.take((buffer.len() + data.len()).max(buffer.capacity() * 2));
+            larger.extend_from_slice(&buffer);
+            buffers.give(std::mem::replace(&mut buffer, larger));
+        }
+        buffer.extend_from_slice(data);
+    }
+    Ok(buffer)
+}
+
+/// Decompresses a whole gzip body, all of its members, refusing it as soon as it is too large.
+///
+/// A cut stream, anything behind the last member, and an empty body are errors, as they are to Prometheus.
+pub(super) fn gunzip(
+    compressed: Vec<u8>,
+    limit_bytes: u64,
+    buffers: &BufferPool,
+) -> Result<Vec<u8>, ScrapeError> {
+    // Expositions shrink about tenfold; the trailer's length is only a claim, so it is not believed either.
+    let guess = compressed
+        .len()
+        .saturating_mul(10)
+        .min(usize::try_from(limit_bytes).unwrap_or(usize::MAX));
+    let mut plain = buffers.take(guess);
+    let mut decoder = MultiGzDecoder::new(compressed.as_slice()).take(limit_bytes.saturating_add(1));
+    let result = decoder.read_to_end(&mut plain);
+    drop(decoder);
+    buffers.give(compressed);
+    result.map_err(ScrapeError::Gzip)?;
+    if plain.len() as u64 > limit_bytes {
+        buffers.give(plain);
+        return Err(ScrapeError::TooLarge { limit_bytes });
+    }
+    Ok(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn plain(compressed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ScrapeError> {
+        gunzip(compressed, limit, &BufferPool::default())
+    }
+
+    #[test]
+    fn several_members_are_one_body() {
+        let body = [gzip(b"a 1\n"), gzip(b"b 2\n")].concat();
+        assert_eq!(plain(body, 100).unwrap(), b"a 1\nb 2\n");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_at_the_limit() {
+        let body = gzip(&vec![b'a'; 1 << 20]);
+        assert!(body.len() < 100_000);
+        assert!(matches!(
+            plain(body.clone(), 1000),
+            Err(ScrapeError::TooLarge { limit_bytes: 1000 })
+        ));
+        assert_eq!(plain(body, 1 << 20).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn what_prometheus_refuses_as_gzip_is_refused() {
+        let good = gzip(b"a 1\n");
+        let cases: [(&str, Vec<u8>); 5] = [
+            ("cut", good[..good.len() - 3].to_vec()),
+            ("garbage", b"a 1\n".to_vec()),
+            ("bytes behind", [good.as_slice(), b"x"].concat()),
+            ("zeros behind", [good.as_slice(), &[0; 512]].concat()),
+            ("empty", Vec::new()),
+        ];
+        for (name, body) in cases {
+            assert!(matches!(plain(body, 1000), Err(ScrapeError::Gzip(_))), "{name}");
+        }
+    }
+}

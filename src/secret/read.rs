@@ -1,0 +1,171 @@
+//! One look at the path.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::{Reading, Refusal, parse_entries, parse_file};
+
+/// Larger than any secret that Juju or Kubernetes would mount for a username and a password.
+pub(super) const MAX_FILE_BYTES: u64 = 65_536;
+
+/// Reads the secret at `path`: a directory with a file a key, or one file. Blocks on the file system.
+///
+/// Errors of the file system are refusals, apart from there being nothing: that is [`Reading::Absent`].
+pub fn read(path: &Path) -> Reading {
+    match try_read(path) {
+        Ok(reading) => reading,
+        Err(Refused::Refusal(refusal)) => Reading::Refused(refusal),
+        Err(Refused::Io(error)) => Reading::Refused(Refusal::Io(error.kind())),
+    }
+}
+
+enum Refused {
+    Refusal(Refusal),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn try_read(path: &Path) -> Result<Reading, Refused> {
+    let Some(metadata) = present(fs::metadata(path))? else {
+        return Ok(Reading::Absent);
+    };
+    if !metadata.is_dir() {
+        return Ok(match read_file(path, "it")? {
+            Some(bytes) => parse_file(&bytes),
+            None => Reading::Absent,
+        });
+    }
+    let username = read_file(&path.join("username"), "username")?;
+    let password = read_file(&path.join("password"), "password")?;
+    let others = username.is_none() && password.is_none() && has_entries(path)?;
+    Ok(parse_entries(username, password, others))
+}
+
+/// Whether a directory has anything but hidden entries; a Kubernetes volume's `..data` and `..2026_…` are such.
+fn has_entries(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        if !entry?.file_name().as_encoded_bytes().starts_with(b".") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read_file(path: &Path, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, Refused> {
+    // Looked at before it is opened: opening a pipe would wait for somebody to write.
+    let Some(metadata) = present(fs::metadata(path))? else {
+        return Ok(None);
+    };
+    if !metadata.is_file() {
+        return Err(Refused::Refusal(Refusal::NotFile(name)));
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(Refused::Refusal(Refusal::Large));
+    }
+    let Some(file) = present(File::open(path))? else {
+        return Ok(None);
+    };
+    // Room for all of it at once: a buffer that grows leaves copies behind.
+    let capacity = usize::try_from(MAX_FILE_BYTES + 1).expect("64 KiB fit into a usize");
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Refused::Refusal(Refusal::Large));
+    }
+    Ok(Some(bytes))
+}
+
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[track_caller]
+    fn username(path: &Path) -> String {
+        match read(path) {
+            Reading::Usable(credential) => credential.username.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_kubernetes_volume_is_read_through_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("..2026_01_01_00_00_00.1");
+        fs::create_dir(&data).unwrap();
+        symlink("..2026_01_01_00_00_00.1", dir.path().join("..data")).unwrap();
+        assert_eq!(read(dir.path()), Reading::Absent, "hidden entries only");
+        for (key, value) in [("username", "alice"), ("password", "pw")] {
+            fs::write(data.join(key), value).unwrap();
+            symlink(format!("..data/{key}"), dir.path().join(key)).unwrap();
+        }
+        assert_eq!(username(dir.path()), "alice");
+        let next = dir.path().join("..2026_01_02_00_00_00.2");
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("username"), "bob").unwrap();
+        fs::write(next.join("password"), "pw").unwrap();
+        symlink("..2026_01_02_00_00_00.2", dir.path().join("..data_tmp")).unwrap();
+        fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        assert_eq!(username(dir.path()), "bob");
+    }
+
+    #[test]
+    fn a_file_is_read_as_a_map() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret.yaml");
+        assert_eq!(read(&path), Reading::Absent);
+        fs::write(&path, "username: alice\npassword: pw\n").unwrap();
+        assert_eq!(username(&path), "alice");
+        assert_eq!(read(&path.join("below")), Reading::Absent);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("username")).unwrap();
+        assert_eq!(read(dir.path()), Reading::Refused(Refusal::NotFile("username")));
+        assert_eq!(
+            read(Path::new("/dev/null")),
+            Reading::Refused(Refusal::NotFile("it"))
+        );
+    }
+
+    #[test]
+    fn other_entries_are_no_secret_and_no_absence() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("token"), "x").unwrap();
+        assert_eq!(read(dir.path()), Reading::Refused(Refusal::NoKeys));
+    }
+
+    #[test]
+    fn a_huge_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        fs::write(&path, vec![b'x'; 70_000]).unwrap();
+        assert_eq!(read(&path), Reading::Refused(Refusal::Large));
+    }
+}

@@ -1,0 +1,184 @@
+//! What became of each target lately, for `/targets` and `/api/v1/targets`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::discovery::{Snapshot, Sync};
+use crate::scrape::Outcome;
+use crate::target::{Scheme, Target};
+
+/// The latest scrape of one target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastScrape {
+    /// When it began, as an RFC 3339 time.
+    pub at: String,
+    /// How long it took, in seconds.
+    pub duration_seconds: f64,
+    /// Samples in its body.
+    pub samples: usize,
+    /// Bytes of its body after decompression.
+    pub body_bytes: usize,
+    /// Why it gave none, with every cause; empty where it went well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The error's stable word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_kind: Option<String>,
+}
+
+/// One target in the report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TargetReport {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// What is asked.
+    pub url: String,
+    /// The labels added to its samples.
+    pub labels: Vec<(String, String)>,
+    /// `up`, `down` or `unknown` before the first scrape.
+    pub health: String,
+    /// The latest scrape, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_scrape: Option<LastScrape>,
+}
+
+/// One selected pod, or port of one, that is not scraped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SkippedReport {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub pod: String,
+    /// A stable word.
+    pub kind: String,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// Everything that is selected, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `pending`, `synced` or `refused`.
+    pub discovery: String,
+    /// Why discovery is pending or refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Age of the set, in seconds, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// What is scraped, by namespace, pod, port.
+    pub targets: Vec<TargetReport>,
+    /// What is not.
+    pub skipped: Vec<SkippedReport>,
+}
+
+/// The latest scrapes by target.
+#[derive(Debug, Default)]
+pub struct Board {
+    last: Mutex<Arc<HashMap<Arc<Target>, LastScrape>>>,
+}
+
+impl Board {
+    /// Notes the outcomes of one fan-out; targets that were not in it are forgotten.
+    pub fn note(&self, began: SystemTime, outcomes: &[Outcome]) {
+        let at = jiff::Timestamp::try_from(began)
+            .map(|at| at.to_string())
+            .unwrap_or_default();
+        let entries = outcomes
+            .iter()
+            .map(|outcome| (Arc::clone(&outcome.target), last_scrape(&at, outcome)));
+        let fresh: Arc<HashMap<_, _>> = Arc::new(entries.collect());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    fn latest(&self) -> Arc<HashMap<Arc<Target>, LastScrape>> {
+        Arc::clone(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn last_scrape(at: &str, outcome: &Outcome) -> LastScrape {
+    let (samples, body_bytes) = outcome.result.as_ref().map_or((0, 0), |exposition| {
+        (exposition.n_samples(), exposition.n_bytes())
+    });
+    let error = outcome.result.as_ref().err();
+    LastScrape {
+        at: at.to_owned(),
+        duration_seconds: outcome.duration.as_secs_f64(),
+        samples,
+        body_bytes,
+        error: error.map(|error| chain(error)),
+        error_kind: error.map(|error| error.kind().to_owned()),
+    }
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What a target is asked, as a URL.
+pub(super) fn url(target: &Target) -> String {
+    let scheme = match target.scheme {
+        Scheme::Http => "http",
+        Scheme::Https => "https",
+    };
+    format!("{scheme}://{}{}", target.address, target.path_and_query)
+}
+
+/// The report of a moment.
+pub fn report(board: &Board, snapshot: &Snapshot) -> Report {
+    let latest = board.latest();
+    let (discovery, reason) = match &snapshot.sync {
+        Sync::Pending(reason) => ("pending", Some(reason.clone())),
+        Sync::Synced => ("synced", None),
+        Sync::Refused(reason) => ("refused", Some(reason.clone())),
+    };
+    let target = |target: &Arc<Target>| {
+        let last_scrape = latest.get(target).cloned();
+        let health = match &last_scrape {
+            None => "unknown",
+            Some(LastScrape { error: None, .. }) => "up",
+            Some(_) => "down",
+        };
+        TargetReport {
+            namespace: target.pod.namespace.clone(),
+            pod: target.pod.name.clone(),
+            url: url(target),
+            labels: target.labels.clone(),
+            health: health.to_owned(),
+            last_scrape,
+        }
+    };
+    let skipped = |skipped: &crate::target::Skipped| SkippedReport {
+        namespace: skipped.pod.namespace.clone(),
+        pod: skipped.pod.name.clone(),
+        kind: skipped.kind.to_owned(),
+        reason: skipped.reason.clone(),
+    };
+    Report {
+        discovery: discovery.to_owned(),
+        reason,
+        age_seconds: snapshot.confirmed_at.map(|at| at.elapsed().as_secs_f64()),
+        targets: snapshot.targets.targets.iter().map(target).collect(),
+        skipped: snapshot.targets.skipped.iter().map(skipped).collect(),
+    }
+}

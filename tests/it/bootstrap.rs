@@ -1,0 +1,159 @@
+//! The reconcile loop in this process, against real Pebbles: what it does to them and what it says.
+
+mod life_cycle;
+mod rig;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use metrics_proxy::bootstrap;
+use metrics_proxy::config::{self, Config};
+use metrics_proxy::health::Health;
+use metrics_proxy::shutdown::Shutdown;
+use metrics_proxy::telemetry::Telemetry;
+
+use crate::support::pebble::{Options, Pebble, VERSIONS};
+use crate::support::process::wait_for;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A reconcile loop, ended with its owner.
+struct Keeper {
+    health: Arc<Health>,
+    telemetry: Arc<Telemetry>,
+    shutdown: Shutdown,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// Settings with short intervals.
+fn settings(pebble: &Pebble) -> config::Pebble {
+    config::Pebble {
+        socket: pebble.socket(),
+        secret: Some(secret_path(pebble)),
+        look_interval: Duration::from_millis(200),
+        secret_poll: Duration::from_millis(100),
+        secret_settle: Duration::from_millis(100),
+        secret_absence: Duration::from_millis(500),
+        ..Config::default().pebble
+    }
+}
+
+fn secret_path(pebble: &Pebble) -> PathBuf {
+    pebble.scratch().join("secret.yaml")
+}
+
+fn write_secret(pebble: &Pebble, username: &str, password: &str) {
+    let path = secret_path(pebble);
+    let pushed = path.with_extension("new");
+    std::fs::write(
+        &pushed,
+        format!("username: '{username}'\npassword: '{password}'\n"),
+    )
+    .unwrap();
+    std::fs::rename(pushed, path).unwrap();
+}
+
+impl Keeper {
+    fn start(settings: config::Pebble) -> Self {
+        let (health, telemetry, shutdown) = <(Arc<Health>, Arc<Telemetry>, Shutdown)>::default();
+        let task = tokio::spawn(bootstrap::run(
+            settings,
+            15090,
+            Arc::clone(&health),
+            Arc::clone(&telemetry),
+            shutdown.clone(),
+        ));
+        Self {
+            health,
+            telemetry,
+            shutdown,
+            task,
+        }
+    }
+
+    fn readyz(&self) -> String {
+        self.health.readiness(None, true).body
+    }
+
+    async fn wait_readyz(&self, first_line: &str) {
+        let describe = || format!("{}\n{}", self.readyz(), self.telemetry.encode());
+        wait_for(
+            &format!("readyz says {first_line}"),
+            LIMIT,
+            describe,
+            async || (self.readyz().lines().next() == Some(first_line)).then_some(()),
+        )
+        .await;
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(1), self.task)
+            .await
+            .expect("ends at once")
+            .expect("does not panic");
+    }
+}
+
+async fn works(pebble: &Pebble, username: &str, password: &str) -> bool {
+    pebble
+        .http("/v1/metrics", Some((username, password)))
+        .await
+        .status
+        == StatusCode::OK
+}
+
+#[tokio::test]
+async fn a_secret_becomes_an_identity_and_the_checks_are_there() {
+    for version in VERSIONS {
+        let pebble = Pebble::start(version, &[], Options::default()).await;
+        write_secret(&pebble, "alice", "one");
+        let keeper = Keeper::start(settings(&pebble));
+        keeper.wait_readyz("ready").await;
+        assert!(works(&pebble, "alice", "one").await);
+        let names: Vec<_> = pebble
+            .checks()
+            .await
+            .iter()
+            .map(|check| check["name"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "metrics-proxy-alive",
+                "metrics-proxy-identity",
+                "metrics-proxy-ready"
+            ]
+        );
+        write_secret(&pebble, "bob", "two");
+        wait_for(
+            "bob works",
+            LIMIT,
+            || keeper.readyz(),
+            async || works(&pebble, "bob", "two").await.then_some(()),
+        )
+        .await;
+        assert!(!works(&pebble, "alice", "one").await);
+        std::fs::remove_file(secret_path(&pebble)).unwrap();
+        wait_for(
+            "bob is gone",
+            LIMIT,
+            || keeper.readyz(),
+            async || {
+                (pebble.identities().await == serde_json::Value::Null
+                    || pebble.identities().await == serde_json::json!({}))
+                .then_some(())
+            },
+        )
+        .await;
+        eprintln!(
+            "{}\n{}\n{}",
+            keeper.readyz(),
+            keeper.telemetry.encode(),
+            pebble.log()
+        );
+        keeper.stop().await;
+    }
+}

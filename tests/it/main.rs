@@ -1,0 +1,17 @@
+//! Integration tests: the program with the real parts around it, one module per behaviour.
+//!
+//! The parts come from `tools/get` (see `tools/README.md`); `support` starts them and cleans up after them.
+
+// Helpers assert: what cannot be had fails the test with its reason. A `# Panics` section on each would say only that.
+#![allow(clippy::missing_panics_doc)]
+
+mod support;
+
+mod bootstrap;
+mod discovery;
+mod docs;
+mod end_to_end;
+mod scrape;
+mod server;
+mod testbed;
+mod tidy;
