@@ -1,0 +1,36 @@
+# What users touch: the release, the image, the rock, and the tests of them.
+
+.PHONY: release
+release: ## Static binaries for x86_64 and aarch64 with their bills of materials, into dist/
+	@tools/release
+
+.PHONY: reproduce
+reproduce: ## Build the release twice, in two places, and compare the bytes
+	@tools/reproduce
+
+.PHONY: image
+image: ## The image without rockcraft, from a release binary, into dist/image (as root, with Debian's buildah)
+	@tools/image "$$(tools/release "$$(uname -m)")" "$$(tools/get pebble-1.32)" dist/image
+
+.PHONY: rock
+rock: ## Pack the rock from the last commit (needs rockcraft), into dist/
+	@tools/rock
+
+.PHONY: spread-bin
+spread-bin:
+	@$(CARGO) build --quiet --locked --bin metrics-proxy
+	@mkdir -p spread/.bin
+	@install -m 0755 "$$($(CARGO) metadata --format-version=1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/metrics-proxy" spread/.bin/metrics-proxy
+	@for version in 1.26 1.32; do install -m 0755 "$$(tools/get pebble-$$version)" spread/.bin/pebble-$$version; done
+
+.PHONY: spread
+spread: spread-bin ## The tasks of spread/: by spread where it is on PATH (BACKEND=lxd or adhoc), else by its stand-in
+	@if command -v spread >/dev/null; then spread "$${BACKEND:-lxd}"; else "$$(tools/get python)" tests/spread-runner; fi
+
+.PHONY: deny
+deny: ## Licences, sources and banned crates; ADVISORIES=1 asks for known vulnerabilities too (needs the network)
+	@"$$(tools/get cargo-deny)" --log-level error check $${ADVISORIES:+advisories} licenses bans sources
+
+.PHONY: licenses
+licenses: ## The licences of everything in the binary
+	@"$$(tools/get cargo-deny)" --log-level error list --layout license --format human
