@@ -21,9 +21,17 @@ test: tools ## All tests, on real parts (the first time builds them: some 15 min
 
 .PHONY: tools
 tools: ## Build the real parts that the tests use, into a cache outside the checkout
-	@tools/get --all >/dev/null
-	@# Debian's Prometheus is not to be had everywhere; its tests say so and are skipped then.
+	@# Exit 3: this machine cannot have a part (Python, or something of Debian's); its tests say so and are skipped.
+	@tools/get --all >/dev/null || [ $$? = 3 ]
 	@tools/get prometheus-2.42 promtool-2.42 >/dev/null || [ $$? = 3 ]
+
+.PHONY: soak
+soak: tools ## What takes long by nature: 1,000 rotations, 10,000 pods, ten-minute counts, reproducible builds
+	METRICS_PROXY_NO_SKIP=1 $(CARGO) test --locked --release --test it -- --ignored --nocapture --test-threads=1
+
+.PHONY: bench
+bench: ## The exposition engine against copying memory and against other parsers, as ratios in one run
+	$(CARGO) bench --locked --bench exposition
 
 .PHONY: lint
 lint: ## Formatting, clippy and docs, warnings being errors

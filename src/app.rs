@@ -66,19 +66,18 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
     });
     let pebble = (config.pebble.own_metrics && config.pebble.mode != PebbleMode::Off)
         .then(|| bootstrap::OwnMetrics::new(&config.pebble));
-    if config.pebble.mode != PebbleMode::Off {
-        let bootstrap = bootstrap::run(
-            config.pebble.clone(),
-            config.listen.port,
-            Arc::clone(&health),
-            Arc::clone(&telemetry),
-            shutdown.clone(),
-        );
-        tasks.spawn(async move {
-            bootstrap.await;
-            "bootstrap"
-        });
-    }
+    // With Pebble off as well: it names what cannot be had then, and ends us where the Pebble that started us is gone.
+    let bootstrap = bootstrap::run(
+        config.pebble.clone(),
+        config.listen.port,
+        Arc::clone(&health),
+        Arc::clone(&telemetry),
+        shutdown.clone(),
+    );
+    tasks.spawn(async move {
+        bootstrap.await;
+        "bootstrap"
+    });
     let shared = Arc::new(Shared {
         settings: config.scrape.clone(),
         discovery,

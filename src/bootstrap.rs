@@ -47,9 +47,9 @@ pub fn run(
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = parent.gone() => {
-                tracing::warn!("Pebble, which started us, is gone: ending");
                 parent::end_soon();
                 shutdown.cancel();
+                tracing::warn!("Pebble, which started us, is gone: ending");
             }
             () = work => {}
         }

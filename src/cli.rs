@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod identity;
+mod merge;
 mod targets;
 
 use std::ffi::OsString;
@@ -30,6 +31,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match matches.subcommand() {
         None => configured(&matches, serve),
         Some(("serve", matches)) => configured(matches, serve),
+        Some(("merge", matches)) => match merge::MergeArgs::from_arg_matches(matches) {
+            Ok(args) => exit_code(merge::run(&args)),
+            Err(error) => error.exit(),
+        },
         Some(("targets", matches)) => with_args(matches, targets::run),
         Some(("identity", matches)) => with_args(matches, identity::run),
         Some(("bootstrap", matches)) => with_args(matches, bootstrap::run),
@@ -72,6 +77,10 @@ pub fn command() -> Command {
                     "Show every selected pod: its targets with their last scrape, or why it is not scraped",
                 )
                 .args(setting_args(of_groups(&["Pods", "Serving", "Logging"]))),
+        )
+        .subcommand(
+            merge::MergeArgs::augment_args(Command::new("merge"))
+                .about("Print what /metrics would answer for bodies that lie in files"),
         )
         .subcommand(
             identity::IdentityArgs::augment_args(Command::new("identity"))
@@ -175,6 +184,11 @@ fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Re
     let result = runtime.block_on(then(config));
     // Blocking work that is still under way belongs to requests that are gone.
     runtime.shutdown_background();
+    exit_code(result)
+}
+
+/// The code of a command's end; what went wrong is reported with its causes.
+fn exit_code(result: anyhow::Result<u8>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

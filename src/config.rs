@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{format_go_duration, parse_bytes, parse_go_duration};
 
-use crate::target::{DefaultPort, Selector};
+use crate::target::{DefaultPort, Discover, Selector};
 
 /// Where a value came from, for error texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,8 +140,16 @@ pub struct Discovery {
     pub namespaces: Vec<String>,
     /// What a pod without a port annotation means.
     pub default_port: DefaultPort,
+    /// Where targets of the selected pods are looked for.
+    pub discover: Discover,
     /// Our own pod's UID, where the deployment tells it.
     pub pod_uid: Option<String>,
+    /// Our own pod's name, where it is not the host name.
+    pub pod_name: Option<String>,
+    /// Whether the pods are shared among units.
+    pub sharding: Sharding,
+    /// How often the number of units is looked for.
+    pub shard_interval: Duration,
     /// How often to list where watching is not allowed.
     pub list_interval: Duration,
     /// The oldest list that a scrape may use where watching is not allowed.
@@ -152,6 +160,22 @@ pub struct Discovery {
     pub refusal_grace: Duration,
     /// How often the watched pods file or directory is read besides its change events.
     pub files_poll: Duration,
+}
+
+/// Whether the pods are shared among units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharding {
+    /// This one serves all.
+    Off,
+    /// This one is number `index`, from 0, of `total`.
+    Fixed {
+        /// Below `total`.
+        index: u32,
+        /// At least 1.
+        total: u32,
+    },
+    /// As the `StatefulSet` says that our pod belongs to.
+    Auto,
 }
 
 /// Where pods come from.
@@ -287,7 +311,11 @@ impl Config {
                 },
                 namespaces: r.repeated("namespace", namespace),
                 default_port: r.required("default-port", default_port),
+                discover: r.required("discover", discover),
                 pod_uid: r.optional("pod-uid", |text| Ok(text.to_owned())),
+                pod_name: r.optional("pod-name", |text| Ok(text.to_owned())),
+                sharding: r.sharding(),
+                shard_interval: r.required("shard-interval", positive_duration),
                 list_interval: r.required("list-interval", positive_duration),
                 list_max_age: r.required("list-max-age", positive_duration),
                 rights_interval: r.required("rights-interval", positive_duration),
@@ -423,6 +451,43 @@ impl Reader<'_> {
             .collect()
     }
 
+    /// `--shard` and `--total-shards`, which make sense together only.
+    fn sharding(&mut self) -> Sharding {
+        let index = self.optional("shard", |text| match text {
+            "auto" => Ok(None),
+            _ => text
+                .parse::<u32>()
+                .map(Some)
+                .map_err(|_| "use auto, or a number from 0 with --total-shards".to_owned()),
+        });
+        let total = self.optional("total-shards", |text| {
+            text.parse::<u32>()
+                .ok()
+                .filter(|total| (1..=MOST_SHARDS).contains(total))
+                .ok_or(format!("use a number from 1 to {MOST_SHARDS}"))
+        });
+        let is_given = |name| self.raw.values.contains_key(name);
+        let (name, problem) = match (index, total) {
+            (Some(None), None) => return Sharding::Auto,
+            (Some(Some(index)), Some(total)) if index < total => return Sharding::Fixed { index, total },
+            (Some(Some(_)), Some(_)) => (
+                "shard",
+                "must be less than --total-shards, since it counts from 0",
+            ),
+            (Some(None), Some(_)) => ("total-shards", "goes with a number as --shard; auto finds it out"),
+            (Some(Some(_)), None) if !is_given("total-shards") => ("shard", "needs --total-shards"),
+            (None, Some(_)) if !is_given("shard") => ("total-shards", "needs --shard"),
+            // Nothing was given, or a partner that was refused and has been reported already.
+            (Some(Some(_)), None) | (None, _) => return Sharding::Off,
+        };
+        if let Some((origin, values)) = self.raw.values.get(name)
+            && let Some(value) = values.last()
+        {
+            self.note::<()>(name, origin, value, Err(problem.to_owned()));
+        }
+        Sharding::Off
+    }
+
     fn note<T>(&mut self, name: &str, origin: &Origin, value: &str, parsed: Result<T, String>) -> Option<T> {
         parsed
             .map_err(|problem| {
@@ -444,6 +509,9 @@ fn setting(name: &str) -> (usize, &'static Setting) {
         .find(|(_, setting)| setting.name == name)
         .expect("names here are in SETTINGS; a test reads them all")
 }
+
+/// More units than any cluster has use for; a number too many by mistake must not cost a hash each.
+const MOST_SHARDS: u32 = 1000;
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     match duration(text)? {
@@ -497,6 +565,27 @@ fn namespace(text: &str) -> Result<String, String> {
     } else {
         Err("not a namespace name".to_owned())
     }
+}
+
+fn discover(text: &str) -> Result<Discover, String> {
+    let mut discover = Discover {
+        pods: false,
+        ..Discover::PODS
+    };
+    for word in text.split(',') {
+        match word.trim() {
+            "pods" => discover.pods = true,
+            "services" => discover.services = true,
+            "podmonitors" => discover.pod_monitors = true,
+            "servicemonitors" => discover.service_monitors = true,
+            _ => {
+                return Err(
+                    "use one or more of pods, services, podmonitors, servicemonitors, with commas".to_owned(),
+                );
+            }
+        }
+    }
+    Ok(discover)
 }
 
 fn default_port(text: &str) -> Result<DefaultPort, String> {

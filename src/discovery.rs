@@ -8,7 +8,9 @@ mod backoff;
 mod cluster;
 mod files;
 mod hub;
+mod objects;
 mod scope;
+mod units;
 mod wire;
 
 use std::sync::Arc;
@@ -16,11 +18,12 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use jiff::SignedDuration;
 
-use crate::config::{self, PodSource};
+use crate::config::{self, PodSource, Sharding};
 use crate::health::{Condition, Health, State};
 use crate::shutdown::Shutdown;
-use crate::target::{Own, Settings, TargetSet};
+use crate::target::{Own, Settings, Share, TargetSet};
 use crate::telemetry::Telemetry;
 
 use hub::Hub;
@@ -71,6 +74,21 @@ pub enum DiscoveryError {
          name one with --kubeconfig, or use --pods-file"
     )]
     NoCluster(#[source] kube::config::KubeconfigError),
+    /// `--shard auto` outside of a `StatefulSet`.
+    #[error(
+        "cannot tell our number from the pod name {pod_name}: it does not end in -NUMBER, as those of a StatefulSet do; \
+         use --shard I --total-shards N"
+    )]
+    Ordinal {
+        /// The host name, or what was given.
+        pod_name: String,
+    },
+    /// `--shard auto` without a cluster.
+    #[error("cannot find out our share of a pods file; use --shard I --total-shards N")]
+    NoUnits,
+    /// Services and monitors without a cluster.
+    #[error("cannot look for services or monitors in a pods file; leave --discover at pods")]
+    NoObjects,
     /// The client cannot be made.
     #[error("cannot make a client for the Kubernetes API")]
     Client(#[source] kube::Error),
@@ -144,8 +162,12 @@ pub async fn start(
             name: source.own_name(),
         },
     };
-    let (hub, snapshots) = Hub::new(target_settings, settings, health, telemetry);
-    let work = source.run(&hub);
+    let (hub, snapshots) = Hub::new(target_settings, settings, health, Arc::clone(&telemetry));
+    if let Sharding::Fixed { index, total } = settings.sharding {
+        // Nobody tells of a change, so there is nothing to learn and nothing held.
+        hub.share(Share::new(index, total, SignedDuration::ZERO));
+    }
+    let work = source.run(&hub, telemetry);
     let clock = hub::keep_time(Arc::clone(&hub));
     let task = async move {
         tokio::select! {
@@ -164,12 +186,18 @@ enum Source {
     /// Nothing was selected, so nothing is asked.
     Nothing,
     Files(files::Files),
-    Cluster(cluster::Cluster),
+    Cluster(Box<cluster::Cluster>),
 }
 
 impl Source {
     async fn new(settings: &config::Discovery) -> Result<Self, DiscoveryError> {
         Ok(match &settings.source {
+            PodSource::Files(_) if settings.sharding == Sharding::Auto => {
+                return Err(DiscoveryError::NoUnits);
+            }
+            PodSource::Files(_) if settings.discover.needs_objects() => {
+                return Err(DiscoveryError::NoObjects);
+            }
             PodSource::Files(path) => Self::Files(files::Files::new(
                 path,
                 settings.selector.clone(),
@@ -177,19 +205,20 @@ impl Source {
             )),
             PodSource::Cluster { .. } if settings.selector.is_none() => Self::Nothing,
             PodSource::Cluster { kubeconfig } => {
-                Self::Cluster(cluster::Cluster::connect(kubeconfig.as_deref(), settings).await?)
+                let cluster = cluster::Cluster::connect(kubeconfig.as_deref(), settings).await?;
+                Self::Cluster(Box::new(cluster))
             }
         })
     }
 
     fn own_name(&self) -> Option<(String, String)> {
         match self {
-            Self::Cluster(cluster) => cluster.own_name(),
+            Self::Cluster(cluster) => Some(cluster.own_name()),
             Self::Nothing | Self::Files(_) => None,
         }
     }
 
-    fn run(self, hub: &Arc<Hub>) -> BoxFuture<'static, ()> {
+    fn run(self, hub: &Arc<Hub>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
         match self {
             Self::Nothing => {
                 tracing::warn!("No label selector, nothing is scraped: {NO_SELECTOR}");
@@ -197,7 +226,7 @@ impl Source {
                 std::future::pending().boxed()
             }
             Self::Files(files) => files.run(hub.feed("--pods-file")).boxed(),
-            Self::Cluster(cluster) => cluster.run(hub),
+            Self::Cluster(cluster) => cluster.run(hub, telemetry),
         }
     }
 }

@@ -16,6 +16,7 @@ mod negotiate;
 mod number;
 mod parse;
 mod plan;
+mod pool;
 mod relabel;
 mod write;
 
@@ -23,12 +24,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
-pub use gzip::gzip_member;
+pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
 pub use name::Escaping;
 pub use negotiate::{Answer, Format, negotiate};
+pub use pool::Pool;
 pub use write::{Merged, merge};
 
 use model::Index;
+use parse::Scratch;
 
 /// What one target may send; 0 means no limit. Counted before labels are added, duplicates included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,9 +114,28 @@ pub struct Exposition {
     body: Vec<u8>,
     index: Index,
     open_metrics: bool,
+    /// Where the index goes in the end.
+    pool: Option<Pool>,
+}
+
+impl Drop for Exposition {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            pool.keep_index(std::mem::take(&mut self.index));
+        }
+    }
 }
 
 impl Exposition {
+    fn new(body: Vec<u8>, index: Index, format: Format, pool: Option<Pool>) -> Self {
+        Self {
+            body,
+            index,
+            open_metrics: format == Format::OpenMetrics,
+            pool,
+        }
+    }
+
     /// Samples in the body, those included that repeat a series.
     pub fn n_samples(&self) -> usize {
         self.index.samples.len()
@@ -134,8 +156,8 @@ impl Exposition {
     }
 
     /// Gives the body back, so that its buffer can be used again.
-    pub fn into_body(self) -> Vec<u8> {
-        self.body
+    pub fn into_body(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.body)
     }
 }
 
@@ -209,13 +231,28 @@ impl fmt::Display for Conflict {
 /// # Errors
 /// A body with one line that Prometheus would refuse, or over a limit, is refused whole.
 pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Result<Exposition, Refusal> {
-    if body.len() > parse::MAX_BODY_BYTES {
-        return Err(Refusal {
-            kind: RefusalKind::BodySize,
+    let mut index = Index::default();
+    let format = parse_with(&body, content_type, limits, &mut index, &mut Scratch::default())?;
+    Ok(Exposition::new(body, index, format, None))
+}
+
+fn parse_with(
+    body: &[u8],
+    content_type: Option<&str>,
+    limits: &Limits,
+    index: &mut Index,
+    scratch: &mut Scratch,
+) -> Result<Format, Refusal> {
+    let refuse = |kind, reason| {
+        Err(Refusal {
+            kind,
             line: None,
             excerpt: String::new(),
-            reason: Cow::Borrowed("the body is larger than 4 GiB"),
-        });
+            reason: Cow::Borrowed(reason),
+        })
+    };
+    if body.len() > parse::MAX_BODY_BYTES {
+        return refuse(RefusalKind::BodySize, "the body is larger than 4 GiB");
     }
     let media = content_type
         .unwrap_or_default()
@@ -223,40 +260,20 @@ pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Resu
         .next()
         .unwrap_or_default()
         .trim();
-    let mut index = Index::default();
-    let mut scratch = parse::Scratch::default();
-    let refuse =
-        |body: &[u8], stop: parse::Stop| Refusal::at(body, stop.kind, stop.fault.at, stop.fault.reason);
     if media.eq_ignore_ascii_case("application/vnd.google.protobuf") {
-        return Err(Refusal {
-            kind: RefusalKind::Protobuf,
-            line: None,
-            excerpt: String::new(),
-            reason: Cow::Borrowed("protobuf, which was not asked for"),
-        });
+        return refuse(RefusalKind::Protobuf, "protobuf, which was not asked for");
     }
+    let at = |stop: parse::Stop| Refusal::at(body, stop.kind, stop.fault.at, stop.fault.reason);
     let labelled = media.eq_ignore_ascii_case("application/openmetrics-text");
-    if labelled || ends_with_eof(&body) {
-        match parse::parse_into(&body, true, limits, &mut index, &mut scratch) {
-            Ok(()) => {
-                return Ok(Exposition {
-                    body,
-                    index,
-                    open_metrics: true,
-                });
-            }
-            Err(stop) if labelled || stop.kind != RefusalKind::Parse => return Err(refuse(&body, stop)),
+    if labelled || ends_with_eof(body) {
+        match parse::parse_into(body, true, limits, index, scratch) {
+            Ok(()) => return Ok(Format::OpenMetrics),
+            Err(stop) if labelled || stop.kind != RefusalKind::Parse => return Err(at(stop)),
             Err(_) => {}
         }
     }
-    match parse::parse_into(&body, false, limits, &mut index, &mut scratch) {
-        Ok(()) => Ok(Exposition {
-            body,
-            index,
-            open_metrics: false,
-        }),
-        Err(stop) => Err(refuse(&body, stop)),
-    }
+    parse::parse_into(body, false, limits, index, scratch).map_err(at)?;
+    Ok(Format::Text)
 }
 
 fn ends_with_eof(body: &[u8]) -> bool {

@@ -25,7 +25,7 @@ pub use held::Held;
 pub use pool::BufferPool;
 
 use crate::config;
-use crate::exposition::{self, Answer, Exposition, Limits, Refusal};
+use crate::exposition::{Answer, Exposition, Limits, Pool, Refusal};
 use crate::target::{Scheme, Target};
 use client::Client;
 
@@ -136,8 +136,10 @@ pub struct Scraper {
     settings: config::Scrape,
     limits: Limits,
     slots: Arc<Semaphore>,
-    /// Buffers between scrapes; the server gives them back once an answer is out.
+    /// Bodies between scrapes; the server gives them back once an answer is out.
     pub buffers: Arc<BufferPool>,
+    /// What parsing and merging need between scrapes.
+    pub pool: Pool,
 }
 
 impl Scraper {
@@ -156,6 +158,7 @@ impl Scraper {
             },
             slots: Arc::new(Semaphore::new(settings.max_concurrent)),
             buffers: Arc::default(),
+            pool: Pool::default(),
             settings: settings.clone(),
         })
     }
@@ -278,7 +281,7 @@ impl Scraper {
             }
         };
         let decode_and_parse = {
-            let (limits, buffers) = (self.limits, Arc::clone(&self.buffers));
+            let (limits, buffers, pool) = (self.limits, Arc::clone(&self.buffers), self.pool.clone());
             let inline = raw.len()
                 < if gzip {
                     INLINE_GUNZIP_BYTES
@@ -291,7 +294,8 @@ impl Scraper {
                 } else {
                     raw
                 };
-                exposition::parse(raw, content_type.as_deref(), &limits).map_err(ScrapeError::Refused)
+                pool.parse(raw, content_type.as_deref(), &limits)
+                    .map_err(ScrapeError::Refused)
             };
             if inline {
                 work()

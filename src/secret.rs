@@ -1,4 +1,4 @@
-//! The mounted secret: read, understood, watched (shell; [`parse`](self) of what was read is pure).
+//! The mounted secret: read, understood, watched (shell; what understands it, `parse`, is pure).
 //!
 //! A directory with one file a key (a Kubernetes Secret volume, or files that the charm pushed), or one file: a map in
 //! YAML or JSON, or what `juju show-secret --reveal` prints. Passwords live in [`Password`], which is wiped when it is

@@ -2,18 +2,22 @@
 //!
 //! Core: values in, values out. [`build`] takes every known pod and a moment and returns the whole [`TargetSet`] of
 //! that moment: which endpoints are scraped under which labels, and in words why every other selected pod is not. The
-//! annotations are read in [`annotations`](self::annotations), who owns an address is settled in [`build`].
+//! annotations are read in `annotations`, who owns an address is settled in `set`.
 
 mod annotations;
+mod objects;
 mod pod;
 mod selector;
 mod set;
+mod shard;
 
 use std::net::SocketAddr;
 
+pub use objects::{Discover, Name, Object, ObjectKind, Objects, Rules};
 pub use pod::{ContainerPort, Phase, Pod, Protocol};
 pub use selector::{Selector, SelectorError};
-pub use set::{Own, Settings, TargetSet, build};
+pub use set::{Own, Prepared, Settings, TargetSet, assemble, build};
+pub use shard::{Serving, Share, owner};
 
 /// What a pod without a port annotation means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -67,7 +67,10 @@ pub fn start_logging(log: &Log) -> Result<(), String> {
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        // It would say on standard error that standard error is closed, and panic over it: a Pebble that was killed
+        // leaves us so.
+        .log_internal_errors(false);
     if log.json {
         builder.json().flatten_event(true).try_init()
     } else {

@@ -31,7 +31,7 @@ pub enum ByHandError {
         source: PebbleError,
     },
     /// Too old.
-    #[error("Pebble {0} is older than 1.19, which has no identities with passwords")]
+    #[error("Pebble {0} is older than 1.19, the oldest that this works with")]
     Old(String),
     /// Somebody else's identity.
     #[error(
@@ -237,7 +237,7 @@ pub async fn set(settings: &config::Pebble, credential: &Credential) -> Result<D
             Step::Change(change, why) => {
                 let password = change.write.is_some().then_some(&credential.password);
                 client
-                    .change_identities(&change, password)
+                    .change_identities(&info.version, &change, password)
                     .await
                     .map_err(privileged)?;
                 proof = Some(prove(&client, &info, credential).await);
@@ -258,6 +258,7 @@ pub async fn set(settings: &config::Pebble, credential: &Credential) -> Result<D
 /// service, which takes it for somebody else's doing.
 pub async fn remove(settings: &config::Pebble, name: Option<&str>) -> Result<Done, ByHandError> {
     let client = Client::new(&settings.socket);
+    let info = client.system_info().await?;
     let identities = client.identities().await.map_err(privileged)?;
     let mut remove = Vec::new();
     let mut usernames = Vec::new();
@@ -305,7 +306,7 @@ pub async fn remove(settings: &config::Pebble, name: Option<&str>) -> Result<Don
         ..Change::default()
     };
     client
-        .change_identities(&change, None)
+        .change_identities(&info.version, &change, None)
         .await
         .map_err(privileged)?;
     Ok(Done {
@@ -361,6 +362,11 @@ pub async fn install(settings: &config::Pebble, port: u16, dry_run: bool) -> Res
     };
     let (service, checks) = (Layer::service(inputs), Layer::checks(inputs));
     let client = Client::new(&settings.socket);
+    if let Ok(info) = client.system_info().await
+        && info.version.is_too_old()
+    {
+        return Err(ByHandError::Old(info.version.to_string()));
+    }
     let plan = match client.plan().await {
         Ok(plan) => plan,
         Err(error) if dry_run => {

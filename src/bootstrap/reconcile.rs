@@ -36,12 +36,16 @@ pub(super) struct Reconciler<'a> {
     /// What was believed of the secret at the last look.
     believed: Believed,
     boot_id: Option<String>,
+    /// Who serves the socket, and whether that may be another by now.
     peer: Option<Peer>,
+    is_lost: bool,
     privilege: Privilege,
     /// What the plan held under our names after a post of ours that did not take.
     overruled: Option<BTreeMap<String, Meaning>>,
     /// The secret that was in force through us: finding it gone is somebody else's doing.
     established: Option<Fingerprint>,
+    /// The secret that we wrote and that Pebble did not accept: writing it for ever would change nothing.
+    rejected: Option<Fingerprint>,
     /// The last proof over the socket, which is not to be repeated often.
     socket_proof: Option<(Fingerprint, Proof, Instant)>,
     fight: Fight,
@@ -49,6 +53,7 @@ pub(super) struct Reconciler<'a> {
     /// The text of the missing Kubernetes right that the charm was told of.
     told_rights: Option<String>,
     retry: Duration,
+    looked_at: Instant,
     next_look: Instant,
 }
 
@@ -122,14 +127,17 @@ impl<'a> Reconciler<'a> {
             believed: Believed::Unknown,
             boot_id: None,
             peer: None,
+            is_lost: true,
             privilege: Privilege::Unknown,
             overruled: None,
             established: None,
+            rejected: None,
             socket_proof: None,
             fight: Fight::default(),
             notices: Vec::new(),
             told_rights: None,
             retry: FIRST_RETRY,
+            looked_at: Instant::now(),
             next_look: Instant::now(),
         }
     }
@@ -150,7 +158,7 @@ impl<'a> Reconciler<'a> {
             }
             let mut wake = secret_next.min(self.next_look);
             if let Some(at) = absence_ends
-                && at > Instant::now()
+                && at > self.looked_at
             {
                 // The identity goes with the end of the absence, not with the next look after it.
                 self.next_look = self.next_look.min(at);
@@ -173,7 +181,13 @@ impl<'a> Reconciler<'a> {
         self.next_look = Instant::now();
         match &self.believed {
             Believed::Unknown => {}
-            Believed::Usable(_) => {
+            Believed::Usable(fingerprint) => {
+                // Before the secret counts as good: nobody shall read `ready` in between. The look that follows at
+                // once says more, so this is not worth a line in the log.
+                if self.established != Some(*fingerprint) {
+                    self.health
+                        .set(Condition::Identity, State::unready("not in force yet"));
+                }
                 self.say(Condition::Secret, State::OK);
             }
             Believed::Absent(_) if !self.secret.is_configured() => {}
@@ -189,7 +203,7 @@ impl<'a> Reconciler<'a> {
                 let (reason, text) = (refusal.reason(), refusal.to_string());
                 self.telemetry.pebble.set_identity(IdentityState::Refused);
                 self.telemetry.pebble.count_secret_refusal(reason);
-                self.notices.push(Notice::secret_refused(reason, &text));
+                self.tell(Notice::secret_refused(reason, &text));
                 self.say(Condition::Secret, State::unready(text));
                 self.say(
                     Condition::Identity,
@@ -201,6 +215,7 @@ impl<'a> Reconciler<'a> {
 
     /// Looks at Pebble, and plans the next look.
     async fn look(&mut self) {
+        self.looked_at = Instant::now();
         match self.observe_and_act().await {
             Ok(()) => {
                 self.telemetry.pebble.set_reachable(true);
@@ -238,7 +253,7 @@ impl<'a> Reconciler<'a> {
         };
         let state = match self.settings.mode {
             PebbleMode::Required => State::unready(if error.is_absent() {
-                "not at its socket; start it or use --pebble auto"
+                "not at its socket; start Pebble"
             } else {
                 text
             }),
@@ -253,7 +268,7 @@ impl<'a> Reconciler<'a> {
             self.say(Condition::Identity, State::unready("no Pebble to set it in"));
         }
         // Whoever answers next may be another Pebble, under another user.
-        self.peer = None;
+        self.is_lost = true;
     }
 
     async fn observe_and_act(&mut self) -> Result<(), PebbleError> {
@@ -268,7 +283,15 @@ impl<'a> Reconciler<'a> {
             State::note(format!("version {}", info.version)),
         );
         self.ask_privilege().await?;
-        self.keep_layer().await?;
+        match self.keep_layer().await {
+            // What is wrong with the plan is no reason to leave the identity alone.
+            Err(error) if !error.is_unreachable() => {
+                self.telemetry.pebble.count_error(error.reason());
+                self.telemetry.pebble.set_layer(LayerState::Unknown);
+                self.say(Condition::Layer, State::unready(chain(&error)));
+            }
+            kept => kept?,
+        }
         self.keep_identity(&info).await?;
         self.report_privilege();
         self.post_notices().await
@@ -276,12 +299,17 @@ impl<'a> Reconciler<'a> {
 
     /// Takes note of a Pebble that is another than the last, or was restarted.
     async fn meet(&mut self, info: &SystemInfo) {
-        if self.peer.is_none() {
-            self.peer = self.client.peer().await.ok();
-            if let Some(peer) = self.peer {
+        if self.is_lost {
+            let peer = self.client.peer().await.ok();
+            if let Some(peer) = peer {
                 self.parent.recognise(peer);
             }
-            self.privilege = Privilege::Unknown;
+            // One that was only slow would log one more CRITICAL line.
+            if peer != self.peer {
+                self.peer = peer;
+                self.privilege = Privilege::Unknown;
+            }
+            self.is_lost = false;
         }
         if self.boot_id.as_deref() != Some(&info.boot_id) {
             tracing::info!(version = %info.version, "Met Pebble");
@@ -292,7 +320,7 @@ impl<'a> Reconciler<'a> {
     }
 
     fn meet_old(&self, info: &SystemInfo) {
-        let text = format!("{} is older than 1.19: no checks, no identity", info.version);
+        let text = format!("{} is older than 1.19", info.version);
         let state = match self.settings.mode {
             PebbleMode::Required => State::unready(text),
             _ => State::note(text),
@@ -328,8 +356,8 @@ impl<'a> Reconciler<'a> {
 
     fn refused(&mut self) -> Privilege {
         if !matches!(self.privilege, Privilege::Refused(_)) {
-            self.notices
-                .push(Notice::rights_missing("pebble", &self.remedies()));
+            let remedies = self.remedies();
+            self.tell(Notice::rights_missing("pebble", &remedies));
         }
         Privilege::Refused(Instant::now() + self.settings.refused_interval)
     }
@@ -431,7 +459,7 @@ impl<'a> Reconciler<'a> {
                 ownership: Ownership::Secret,
                 adopt: self.settings.adopt_identity,
             },
-            (None, Believed::Absent(since)) if Instant::now() >= *since + self.settings.secret_absence => {
+            (None, Believed::Absent(since)) if self.looked_at >= *since + self.settings.secret_absence => {
                 Wanted::Gone
             }
             _ => Wanted::Unchanged,
@@ -461,22 +489,38 @@ impl<'a> Reconciler<'a> {
                         .await;
                 }
                 Step::Change(change, why) => {
-                    if wrote == Some(why) && proof == Some(Proof::Fails) {
+                    if wrote.is_some() && proof == Some(Proof::Fails) {
                         break;
                     }
                     let is_drift = fingerprint.is_some() && self.established == fingerprint;
+                    let is_retry = fingerprint.is_some() && self.rejected == fingerprint;
                     if is_drift {
                         self.telemetry.pebble.count_identity_drift();
-                        if !self.fight.enter() {
+                    }
+                    if (is_drift || is_retry) && !self.fight.enter() {
+                        if is_retry {
+                            self.report_proof(Proof::Fails, fingerprint);
+                        } else {
                             self.report_contested();
-                            return Ok(());
                         }
+                        return Ok(());
                     }
                     let password = credential
                         .as_ref()
                         .filter(|_| change.write.is_some())
                         .map(|credential| &credential.password);
-                    let changed = self.client.change_identities(&change, password).await;
+                    let changed = self
+                        .client
+                        .change_identities(&info.version, &change, password)
+                        .await;
+                    if let Err(error @ PebbleError::Refused { .. }) = &changed
+                        && !error.is_denied()
+                    {
+                        self.telemetry.pebble.count_error(error.reason());
+                        self.telemetry.pebble.set_identity(IdentityState::Rejected);
+                        self.say(Condition::Identity, State::unready(format!("refused: {error}")));
+                        return Ok(());
+                    }
                     if self.note_denied(changed)?.is_none() {
                         return Ok(());
                     }
@@ -484,14 +528,19 @@ impl<'a> Reconciler<'a> {
                     self.telemetry.pebble.count_identity_write(word);
                     tracing::info!(why = word, "Changed identities in Pebble");
                     wrote = Some(why);
-                    self.established = fingerprint;
                     if change.write.is_some() {
                         proof = self
                             .prove(info, credential.as_ref(), fingerprint, Occasion::Write)
                             .await;
                     }
+                    if proof == Some(Proof::Fails) {
+                        self.rejected = fingerprint;
+                        continue;
+                    }
+                    self.established = fingerprint;
+                    self.rejected = None;
                     if fingerprint.is_some() && !is_drift && why != Why::Tidied {
-                        self.notices.push(Notice::identity_rotated(word));
+                        self.tell(Notice::identity_rotated(word));
                     }
                 }
             }
@@ -583,7 +632,7 @@ impl<'a> Reconciler<'a> {
         self.telemetry.pebble.set_identity(IdentityState::Foreign);
         if self.say(Condition::Identity, State::unready(text)) {
             self.telemetry.pebble.count_secret_refusal(reason);
-            self.notices.push(Notice::secret_refused(reason, text));
+            self.tell(Notice::secret_refused(reason, text));
         }
     }
 
@@ -603,7 +652,10 @@ impl<'a> Reconciler<'a> {
         let privileged = !matches!(self.privilege, Privilege::Refused(_));
         self.telemetry.pebble.set_privileged(privileged);
         if privileged {
-            self.say(Condition::Privilege, State::OK);
+            // Worth a word only to take back another.
+            if self.health.get(Condition::Privilege).is_some() {
+                self.say(Condition::Privilege, State::OK);
+            }
             return;
         }
         let text = self.remedies();
@@ -616,6 +668,14 @@ impl<'a> Reconciler<'a> {
         self.say(Condition::Privilege, state);
     }
 
+    /// Has the charm told at the end of the look. While Pebble is away, the latest of a kind is kept.
+    fn tell(&mut self, notice: Notice) {
+        self.notices.retain(|waiting| {
+            (waiting.key, waiting.data.get("what")) != (notice.key, notice.data.get("what"))
+        });
+        self.notices.push(notice);
+    }
+
     /// Tells the charm. What Pebble does not take is not kept: it says the same on `/readyz`.
     async fn post_notices(&mut self) -> Result<(), PebbleError> {
         let rights = match self.health.get(Condition::Rights) {
@@ -624,7 +684,7 @@ impl<'a> Reconciler<'a> {
         };
         if rights != self.told_rights {
             if let Some(text) = &rights {
-                self.notices.push(Notice::rights_missing("kubernetes", text));
+                self.tell(Notice::rights_missing("kubernetes", text));
             }
             self.told_rights = rights;
         }

@@ -153,6 +153,9 @@ fn table(report: &Report) -> String {
             .collect();
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
+    for line in &report.unsupported {
+        let _ = writeln!(text, "{line}");
+    }
     text
 }
 
@@ -188,12 +191,14 @@ mod tests {
                 kind: "no_ip".to_owned(),
                 reason: "it has no IP yet".to_owned(),
             }],
+            unsupported: vec!["PodMonitor ns/m: spec.jobLabel is not honoured".to_owned()],
         };
         let expected = "\
 Discovery is synced, confirmed 3 s ago
 STATE    NAMESPACE  POD    URL                         SAMPLES  TOOK    WHY
 down     ns         web-0  http://10.0.0.1:80/metrics  0        1.000s  answered 500 Internal Server Error
 skipped  ns         web-1  -                           -        -       it has no IP yet
+PodMonitor ns/m: spec.jobLabel is not honoured
 ";
         assert_eq!(table(&report), expected);
     }

@@ -120,6 +120,13 @@ pub const SETTINGS: &[Setting] = &[
     },
     value(
         PODS,
+        "discover",
+        "LIST",
+        "pods",
+        "Where to look for targets of the selected pods: any of pods (their annotations), services (annotations of Services), podmonitors, servicemonitors.",
+    ),
+    value(
+        PODS,
         "default-port",
         "PORT",
         "80",
@@ -135,6 +142,27 @@ pub const SETTINGS: &[Setting] = &[
             "UID of our own pod, so that it is never scraped; without it the host name and namespace tell.",
         )
     },
+    value(
+        PODS,
+        "pod-name",
+        "NAME",
+        "",
+        "Name of our own pod; without it the host name, which differs on the host network.",
+    ),
+    value(
+        PODS,
+        "shard",
+        "I|auto",
+        "",
+        "Serve one share of the pods: number I, from 0, of --total-shards; auto takes both from the StatefulSet that our pod belongs to.",
+    ),
+    value(
+        PODS,
+        "total-shards",
+        "N",
+        "",
+        "How many units share the pods, with --shard I.",
+    ),
     Setting {
         older_env: &["SCRAPE_TIMEOUT"],
         ..value(
@@ -336,6 +364,13 @@ pub const SETTINGS: &[Setting] = &[
         "DURATION",
         "10s",
         "How long a refusal must last before a right that once worked counts as lost.",
+    ),
+    value(
+        INTERVALS,
+        "shard-interval",
+        "DURATION",
+        "5s",
+        "How often --shard auto looks for the number of units; what moves is kept for three times that.",
     ),
     value(
         INTERVALS,

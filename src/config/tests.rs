@@ -77,6 +77,13 @@ fn each_bad_value_says_what_is_right() {
         "http",
         "use a port from 1 to 65535, or declared for every declared container port",
     );
+    for list in ["", "nodes", "pods,,services"] {
+        check_problem(
+            "--discover",
+            list,
+            "use one or more of pods, services, podmonitors, servicemonitors, with commas",
+        );
+    }
     check_problem("--namespace", "Not_One", "not a namespace name");
     check_problem("--log-format", "xml", "use text or json");
     check_problem("--adopt-identity", "maybe", "use true or false");
@@ -145,6 +152,41 @@ fn the_socket_is_found_as_pebbles_client_finds_it() {
         PathBuf::from("/s")
     );
     assert_eq!(socket(&[("PEBBLE", "/d")]), PathBuf::from("/d/.pebble.socket"));
+}
+
+#[test]
+fn shards_are_numbered_from_zero_and_know_their_total() {
+    let sharding = |pairs: &[(&str, &str)]| Config::try_new(&raw(pairs)).unwrap().discovery.sharding;
+    assert_eq!(sharding(&[]), Sharding::Off);
+    assert_eq!(sharding(&[("--shard", "auto")]), Sharding::Auto);
+    assert_eq!(
+        sharding(&[("--shard", "2"), ("--total-shards", "3")]),
+        Sharding::Fixed { index: 2, total: 3 }
+    );
+    check_problem("--shard", "0", "needs --total-shards");
+    check_problem(
+        "--shard",
+        "one",
+        "use auto, or a number from 0 with --total-shards",
+    );
+    check_problem("--total-shards", "3", "needs --shard");
+    check_problem("--total-shards", "0", "use a number from 1 to 1000");
+    let both = |shard, total| {
+        let problems = Config::try_new(&raw(&[("--shard", shard), ("--total-shards", total)])).unwrap_err();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        both("3", "3"),
+        ["--shard=\"3\": must be less than --total-shards, since it counts from 0"]
+    );
+    assert_eq!(
+        both("auto", "3"),
+        ["--total-shards=\"3\": goes with a number as --shard; auto finds it out"]
+    );
+    assert_eq!(
+        both("0", "x"),
+        ["--total-shards=\"x\": use a number from 1 to 1000"]
+    );
 }
 
 #[test]

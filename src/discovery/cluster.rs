@@ -10,8 +10,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::DiscoveryError;
 use super::hub::Hub;
+use super::objects;
 use super::scope::{Scope, Timing};
-use crate::config;
+use super::units::Units;
+use crate::config::{self, Sharding};
+use crate::target::Discover;
+use crate::telemetry::Telemetry;
 
 /// A cluster that can be asked.
 pub(super) struct Cluster {
@@ -21,6 +25,10 @@ pub(super) struct Cluster {
     selector: String,
     /// The namespaces to look into; none means all.
     namespaces: Vec<String>,
+    pod_name: String,
+    discover: Discover,
+    /// With `--shard auto`, and how often to look.
+    units: Option<(Units, Duration)>,
     timing: Timing,
 }
 
@@ -41,6 +49,19 @@ impl Cluster {
         config.read_timeout = None;
         let own_namespace = config.default_namespace.clone();
         let client = kube::Client::try_from(config).map_err(DiscoveryError::Client)?;
+        let pod_name = settings
+            .pod_name
+            .clone()
+            .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
+        let units = match settings.sharding {
+            Sharding::Off | Sharding::Fixed { .. } => None,
+            Sharding::Auto => {
+                let units = Units::of_pod(&pod_name).ok_or_else(|| DiscoveryError::Ordinal {
+                    pod_name: pod_name.clone(),
+                })?;
+                Some((units, settings.shard_interval))
+            }
+        };
         let mut namespaces = settings.namespaces.clone();
         namespaces.sort();
         namespaces.dedup();
@@ -53,6 +74,9 @@ impl Cluster {
                 .map(ToString::to_string)
                 .unwrap_or_default(),
             namespaces,
+            pod_name,
+            discover: settings.discover,
+            units,
             timing: Timing {
                 list_interval: settings.list_interval,
                 rights_interval: settings.rights_interval,
@@ -61,14 +85,39 @@ impl Cluster {
         })
     }
 
-    /// Our own pod's namespace and name: a pod's host name is its name, but on the host network.
-    pub(super) fn own_name(&self) -> Option<(String, String)> {
-        let hostname = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-        Some((self.own_namespace.clone(), hostname))
+    /// Our own pod's namespace and name. A pod's host name is its name, but on the host network.
+    pub(super) fn own_name(&self) -> (String, String) {
+        (self.own_namespace.clone(), self.pod_name.clone())
     }
 
     /// Keeps the hub's sets right for ever.
-    pub(super) fn run(self, hub: &Arc<Hub>) -> BoxFuture<'static, ()> {
+    pub(super) fn run(mut self, hub: &Arc<Hub>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
+        let units = match self.units.take() {
+            None => std::future::pending().boxed(),
+            Some((units, interval)) => {
+                let client = self.client.clone();
+                let namespace = self.own_namespace.clone();
+                units
+                    .run(client, namespace, interval, Arc::clone(hub), telemetry)
+                    .boxed()
+            }
+        };
+        let objects = objects::run(
+            self.discover,
+            &self.client,
+            &self.namespaces,
+            &self.own_namespace,
+            self.timing,
+            hub,
+        );
+        let pods = self.run_pods(hub);
+        async move {
+            futures::future::join3(units, objects, pods).await;
+        }
+        .boxed()
+    }
+
+    fn run_pods(self, hub: &Arc<Hub>) -> BoxFuture<'static, ()> {
         if self.namespaces.is_empty() {
             let feed = hub.feed("cluster");
             return async move { self.climb(&mut Scope::all(&self, feed)).await }.boxed();

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher as _};
@@ -72,8 +73,10 @@ impl Files {
                     if last.as_ref() == Some(&pods) {
                         feed.confirm();
                     } else {
-                        last = Some(pods.clone());
-                        feed.swap(pods, Mode::Files, "files");
+                        let prepared = pods.values().map(|pod| feed.prepare(pod.clone()));
+                        let prepared = prepared.map(|pod| (Arc::clone(pod.id()), pod)).collect();
+                        last = Some(pods);
+                        feed.swap(prepared, Mode::Files, "files");
                     }
                 }
                 Ok(Err(error)) => {

@@ -3,7 +3,7 @@
 //! One lock, held while a set is made and never across an await. A set is published whole; a scrape holds the old one
 //! or the new one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,68 @@ use tokio::sync::{Notify, watch};
 use super::{Snapshot, Snapshots, Sync};
 use crate::config;
 use crate::health::{Condition, Health, State};
-use crate::target::{Pod, Settings, TargetSet, build};
+use crate::target::{
+    Discover, Name, Object, ObjectKind, Objects, Pod, PodRef, Prepared, Rules, Serving, Settings, Share,
+    TargetSet, assemble,
+};
 use crate::telemetry::Telemetry;
 
 /// What happened to one pod.
 #[derive(Debug)]
 pub(super) enum Change {
     /// It is new, or not as it was.
-    Put(Box<Pod>),
-    /// The pod of this UID is gone.
-    Remove(String),
+    Put(Box<Entry>),
+    /// It is gone. The UID is part of it: a late deletion must not take away a new pod of the same name.
+    Remove(PodRef),
+}
+
+/// A pod as the hub keeps it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    prepared: Prepared,
+    /// Kept where other objects have a say in what becomes of the pod, and change.
+    pod: Option<Box<Pod>>,
+    /// The rules that it was prepared by.
+    rules: Arc<Rules>,
+}
+
+impl Entry {
+    pub(super) fn id(&self) -> &Arc<PodRef> {
+        self.prepared.id()
+    }
+
+    /// Looks at the pod again where the rules are others by now.
+    fn renew(&mut self, settings: &Settings, rules: &Arc<Rules>) {
+        if let Some(pod) = &self.pod
+            && !Arc::ptr_eq(&self.rules, rules)
+        {
+            self.prepared = Prepared::new(pod, settings, rules);
+            self.rules = Arc::clone(rules);
+        }
+    }
+}
+
+/// All pods of a source.
+pub(super) type Pods = BTreeMap<Arc<PodRef>, Entry>;
+
+/// How one kind of object is known in one scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ObjectStanding {
+    /// Not read yet; the text says why where that is known.
+    Pending(Option<String>),
+    /// Read, and kept up.
+    Synced,
+    /// Not to be had; the text says why, and the remedy. Targets of the other kinds are served all the same.
+    Missing(String),
+}
+
+#[derive(Debug)]
+struct ObjectSource {
+    name: String,
+    objects: BTreeMap<Name, Object>,
+    standing: ObjectStanding,
+    /// What is less than asked for.
+    reduced: Option<String>,
 }
 
 /// The way a source reads its pods.
@@ -65,7 +117,7 @@ enum Standing {
 #[derive(Debug)]
 struct Source {
     name: String,
-    pods: HashMap<String, Pod>,
+    pods: Pods,
     standing: Standing,
     mode: Option<Mode>,
     confirmed_at: Option<Instant>,
@@ -82,6 +134,13 @@ struct Source {
 struct Inner {
     sources: Vec<Source>,
     given_up: Option<Sync>,
+    /// This unit's share of the pods; none where it serves all.
+    share: Option<Share>,
+    /// Why the share is not known yet.
+    share_pending: Option<String>,
+    /// What was held in the last set.
+    held: Vec<Arc<PodRef>>,
+    object_sources: Vec<(ObjectKind, ObjectSource)>,
 }
 
 /// Takes what sources report and publishes snapshots.
@@ -92,6 +151,9 @@ pub(super) struct Hub {
     health: Arc<Health>,
     telemetry: Arc<Telemetry>,
     inner: Mutex<Inner>,
+    discover: Discover,
+    /// Apart from `inner`, since pods are looked at while that is free for others.
+    rules: Mutex<Arc<Rules>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -117,7 +179,13 @@ impl Hub {
             inner: Mutex::new(Inner {
                 sources: Vec::new(),
                 given_up: None,
+                share: None,
+                share_pending: None,
+                held: Vec::new(),
+                object_sources: Vec::new(),
             }),
+            discover: config.discover,
+            rules: Mutex::new(Arc::new(Rules::new(config.discover, &Objects::default()))),
             snapshots,
         };
         (Arc::new(hub), receiver)
@@ -129,7 +197,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.sources.push(Source {
             name: name.into(),
-            pods: HashMap::new(),
+            pods: Pods::new(),
             standing: Standing::Pending(None),
             mode: None,
             confirmed_at: None,
@@ -152,6 +220,83 @@ impl Hub {
         let mut inner = self.lock();
         inner.given_up = Some(reason);
         self.publish(&inner, None);
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A new source of objects of one kind.
+    pub(super) fn object_feed(self: &Arc<Self>, kind: ObjectKind, name: String) -> ObjectFeed {
+        let mut inner = self.lock();
+        let source = ObjectSource {
+            name,
+            objects: BTreeMap::new(),
+            standing: ObjectStanding::Pending(None),
+            reduced: None,
+        };
+        inner.object_sources.push((kind, source));
+        let index = inner.object_sources.len() - 1;
+        self.publish(&inner, None);
+        ObjectFeed {
+            hub: Arc::clone(self),
+            index,
+        }
+    }
+
+    /// Works out the rules anew, and every pod by them. Returns how long that took.
+    fn reconsider(&self, inner: &mut Inner) -> Duration {
+        let started = Instant::now();
+        let mut objects = Objects::default();
+        for (kind, source) in &inner.object_sources {
+            for (name, object) in &source.objects {
+                objects.insert(*kind, name.clone(), object.clone());
+            }
+        }
+        let rules = Arc::new(Rules::new(self.discover, &objects));
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
+        for entry in inner
+            .sources
+            .iter_mut()
+            .flat_map(|source| source.pods.values_mut())
+        {
+            entry.renew(&self.settings, &rules);
+        }
+        let worked_out = started.elapsed();
+        worked_out + self.rebuild(inner)
+    }
+
+    /// This unit serves a share of the pods.
+    pub(super) fn share(&self, share: Share) {
+        let mut inner = self.lock();
+        inner.share = Some(share);
+        inner.share_pending = None;
+        self.rebuild(&mut inner);
+    }
+
+    /// The share is to be found out; until then nothing is served, for this reason.
+    pub(super) fn share_pending(&self, reason: String) {
+        let mut inner = self.lock();
+        if inner.share.is_none() {
+            inner.share_pending = Some(reason);
+            self.publish(&inner, None);
+        }
+    }
+
+    /// There are so many units now, and these are ready.
+    pub(super) fn update_share(&self, total: u32, ready: BTreeSet<u32>) {
+        let mut inner = self.lock();
+        let Some(share) = &mut inner.share else {
+            return;
+        };
+        let before = share.total();
+        if !share.update(total, ready, Timestamp::now()) {
+            return;
+        }
+        if before != total {
+            tracing::info!(unit = share.index(), before, total, "The number of units changed");
+        }
+        self.rebuild(&mut inner);
     }
 
     /// How many lists each source has finished.
@@ -193,18 +338,34 @@ impl Hub {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the set anew from all sources.
-    fn rebuild(&self, inner: &Inner) {
-        let started = Instant::now();
-        let pods = inner.sources.iter().flat_map(|source| source.pods.values());
-        let set = build(pods, &self.settings, Timestamp::now());
-        let seconds = started.elapsed().as_secs_f64();
-        self.telemetry.discovery.built(&set, seconds);
+    /// Makes the set anew from all sources; returns how long that took.
+    fn rebuild(&self, inner: &mut Inner) -> Duration {
+        let (started, now) = (Instant::now(), Timestamp::now());
+        let entries = inner.sources.iter().flat_map(|source| source.pods.values());
+        let pods = entries.map(|entry| &entry.prepared);
+        let mut set = assemble(pods, inner.share.as_ref(), now);
+        set.unsupported = self.rules().unsupported().to_vec();
+        let took = started.elapsed();
+        self.telemetry.discovery.built(&set, took.as_secs_f64());
+        if let Some(share) = &inner.share {
+            let metrics = &self.telemetry.discovery.shard;
+            metrics.set(share, set.n_own, set.held.len());
+            for pod in inner.held.iter().filter(|pod| !set.held.contains(pod)) {
+                // One that came back, or went away altogether, was given up to nobody.
+                if matches!(share.serving(&pod.uid, now), Serving::Other(_)) {
+                    metrics.given_up(share.is_owner_ready(&pod.uid));
+                }
+            }
+            inner.held.clone_from(&set.held);
+        }
         self.publish(inner, Some(Arc::new(set)));
+        took
     }
 
     /// Publishes what is known; `None` keeps the set and tells the rest.
     fn publish(&self, inner: &Inner, set: Option<Arc<TargetSet>>) {
+        // First, so that who is woken by the snapshot finds health and metrics as new as it.
+        self.report(inner);
         let sync = inner.sync();
         let confirmed_at = inner.confirmed_at();
         self.telemetry.discovery.set_synced(sync == Sync::Synced);
@@ -215,7 +376,6 @@ impl Hub {
                 confirmed_at,
             });
         });
-        self.report(inner);
     }
 
     /// Tells health and metrics how things stand.
@@ -247,6 +407,20 @@ impl Inner {
     fn sync(&self) -> Sync {
         if let Some(reason) = &self.given_up {
             return reason.clone();
+        }
+        if let Some(reason) = &self.share_pending {
+            return Sync::Pending(format!("discovery: {reason}"));
+        }
+        if self.sources.is_empty() {
+            return Sync::Pending(format!("discovery: {FIRST_LIST}"));
+        }
+        for (_, source) in &self.object_sources {
+            if let ObjectStanding::Pending(reason) = &source.standing {
+                let reason = reason
+                    .clone()
+                    .unwrap_or_else(|| format!("waiting for the first list of {}", source.name));
+                return Sync::Pending(format!("discovery: {reason}"));
+            }
         }
         let mut refusals = Vec::new();
         for source in &self.sources {
@@ -291,6 +465,15 @@ impl Inner {
                 _ => source.reduced.as_deref(),
             })
             .collect();
+        let missing: Vec<&str> = self
+            .object_sources
+            .iter()
+            .filter_map(|(_, source)| match &source.standing {
+                ObjectStanding::Missing(reason) => Some(reason.as_str()),
+                _ => source.reduced.as_deref(),
+            })
+            .collect();
+        let reductions = [reductions, missing].concat();
         let is_files = self.sources.iter().all(|source| source.mode == Some(Mode::Files));
         let rights = match sync {
             Sync::Refused(reason) => Some(State::unready(reason.strip_prefix("rights: ").unwrap_or(&reason))),
@@ -311,9 +494,28 @@ pub(super) struct Feed {
 }
 
 impl Feed {
+    /// Looks at a pod as this hub's sets need it.
+    pub(super) fn prepare(&self, pod: Pod) -> Entry {
+        let rules = self.hub.rules();
+        Entry {
+            prepared: Prepared::new(&pod, &self.hub.settings, &rules),
+            pod: rules.takes_objects().then(|| Box::new(pod)),
+            rules,
+        }
+    }
+
+    /// Whether something of ours matches on the pods' labels.
+    pub(super) fn needs_labels(&self) -> bool {
+        self.hub.discover.needs_objects()
+    }
+
     /// The whole of this source's pods. Replaces what it reported before.
-    pub(super) fn swap(&self, pods: HashMap<String, Pod>, mode: Mode, how: &'static str) {
+    pub(super) fn swap(&self, mut pods: Pods, mode: Mode, how: &'static str) {
         let mut inner = self.hub.lock();
+        let rules = self.hub.rules();
+        for entry in pods.values_mut() {
+            entry.renew(&self.hub.settings, &rules);
+        }
         let source = &mut inner.sources[self.index];
         let n_pods = pods.len();
         source.pods = pods;
@@ -332,31 +534,33 @@ impl Feed {
         }
         self.metrics().sync(how);
         self.metrics().confirmed(self.index, Instant::now());
-        self.hub.rebuild(&inner);
+        self.hub.rebuild(&mut inner);
     }
 
-    /// Changes of single pods, in order. Also confirms the rest.
-    pub(super) fn apply(&self, changes: Vec<Change>) {
+    /// Changes of single pods, in order. Also confirms the rest. Returns how long making the set took, if it was made.
+    pub(super) fn apply(&self, changes: Vec<Change>) -> Duration {
         if changes.is_empty() {
-            return self.confirm();
+            self.confirm();
+            return Duration::ZERO;
         }
         let mut inner = self.hub.lock();
+        let rules = self.hub.rules();
         let source = &mut inner.sources[self.index];
         let (mut applied, mut deleted) = (0, 0);
         let mut differs = false;
         for change in changes {
             match change {
-                Change::Put(pod) => {
+                Change::Put(mut entry) => {
                     applied += 1;
+                    entry.renew(&self.hub.settings, &rules);
                     // Most updates of a pod touch what is not ours: its conditions, its labels, its container states.
-                    if source.pods.get(&pod.id.uid) != Some(&*pod) {
-                        differs = true;
-                        source.pods.insert(pod.id.uid.clone(), *pod);
-                    }
+                    let known = source.pods.get(entry.id());
+                    differs |= known.is_none_or(|known| known.prepared != entry.prepared);
+                    source.pods.insert(Arc::clone(entry.id()), *entry);
                 }
-                Change::Remove(uid) => {
+                Change::Remove(id) => {
                     deleted += 1;
-                    differs |= source.pods.remove(&uid).is_some();
+                    differs |= source.pods.remove(&id).is_some();
                 }
             }
         }
@@ -365,9 +569,10 @@ impl Feed {
         Self::settle(source);
         self.metrics().confirmed(self.index, Instant::now());
         if differs {
-            self.hub.rebuild(&inner);
+            self.hub.rebuild(&mut inner)
         } else {
             self.hub.publish(&inner, None);
+            Duration::ZERO
         }
     }
 
@@ -429,8 +634,8 @@ impl Feed {
         source.mode = None;
         source.trouble = None;
         source.reduced = None;
-        source.pods = HashMap::new();
-        self.hub.rebuild(&inner);
+        source.pods = Pods::new();
+        self.hub.rebuild(&mut inner);
     }
 
     /// Waits until a scrape wants a younger list.
@@ -450,6 +655,96 @@ impl Feed {
 
     pub(super) fn metrics(&self) -> &crate::telemetry::DiscoveryMetrics {
         &self.hub.telemetry.discovery
+    }
+}
+
+/// One source of objects' way to the hub.
+#[derive(Debug)]
+pub(super) struct ObjectFeed {
+    hub: Arc<Hub>,
+    index: usize,
+}
+
+impl ObjectFeed {
+    /// The whole of this source's objects.
+    pub(super) fn swap(&self, objects: BTreeMap<Name, Object>) -> Duration {
+        let mut inner = self.hub.lock();
+        let (_, source) = &mut inner.object_sources[self.index];
+        if source.standing != ObjectStanding::Synced {
+            tracing::info!(source = %source.name, n_objects = objects.len(), "Objects are known");
+        }
+        let differs = source.objects != objects || source.standing != ObjectStanding::Synced;
+        source.objects = objects;
+        source.standing = ObjectStanding::Synced;
+        if differs {
+            self.hub.reconsider(&mut inner)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Changes of single objects, in order; `None` is a deletion. Returns how long it took to work them in.
+    pub(super) fn apply(&self, changes: Vec<(Name, Option<Object>)>) -> Duration {
+        let mut inner = self.hub.lock();
+        let (_, source) = &mut inner.object_sources[self.index];
+        let mut differs = false;
+        for (name, object) in changes {
+            differs |= match object {
+                Some(object) if source.objects.get(&name) == Some(&object) => false,
+                Some(object) => source.objects.insert(name, object).is_none_or(|_| true),
+                None => source.objects.remove(&name).is_some(),
+            };
+        }
+        if differs {
+            self.hub.reconsider(&mut inner)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// They cannot be had; what was read of them is not to be used.
+    pub(super) fn missing(&self, reason: String) {
+        let mut inner = self.hub.lock();
+        let (_, source) = &mut inner.object_sources[self.index];
+        let standing = ObjectStanding::Missing(reason);
+        if source.standing != standing {
+            if let ObjectStanding::Missing(reason) = &standing {
+                tracing::warn!(source = %source.name, "Not read: {reason}");
+            }
+            source.standing = standing;
+            source.objects.clear();
+            self.hub.reconsider(&mut inner);
+        }
+    }
+
+    /// Less than asked for is read, or all of it again.
+    pub(super) fn reduced(&self, note: Option<String>) {
+        let mut inner = self.hub.lock();
+        let (_, source) = &mut inner.object_sources[self.index];
+        if source.reduced != note {
+            if let Some(note) = &note {
+                tracing::warn!(source = %source.name, "Reduced rights: {note}");
+            }
+            source.reduced = note;
+            self.hub.publish(&inner, None);
+        }
+    }
+
+    /// They cannot be read now; what was read stays in use.
+    pub(super) fn trouble(&self, text: &str) {
+        self.telemetry().discovery.failure("objects");
+        let mut inner = self.hub.lock();
+        let (_, source) = &mut inner.object_sources[self.index];
+        if let ObjectStanding::Pending(reason) = &mut source.standing
+            && reason.as_deref() != Some(text)
+        {
+            *reason = Some(text.to_owned());
+            self.hub.publish(&inner, None);
+        }
+    }
+
+    pub(super) fn telemetry(&self) -> Arc<Telemetry> {
+        Arc::clone(&self.hub.telemetry)
     }
 }
 
@@ -476,8 +771,8 @@ pub(super) async fn keep_time(hub: Arc<Hub>) {
                 }
             }
             () = sleep => {
-                let inner = hub.lock();
-                hub.rebuild(&inner);
+                let mut inner = hub.lock();
+                hub.rebuild(&mut inner);
             }
         }
     }

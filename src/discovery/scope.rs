@@ -4,7 +4,6 @@
 //! it repeats some failures for ever with the same resource version, and it hides bookmarks, which are the only proof
 //! that a silent watch is alive. The requests and their decoding are kube's.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +13,13 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::core::Status;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::backoff::{Backoff, jittered};
 use super::cluster::Cluster;
-use super::hub::{Change, Feed, Mode};
+use super::hub::{Change, Feed, Mode, Pods};
 use super::wire::PodObject;
 use crate::config::format_go_duration;
-use crate::target::Pod;
 use crate::telemetry::Telemetry;
 
 /// A request that has not begun to answer by then is given up.
@@ -36,8 +34,9 @@ const INITIAL_SILENCE: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(90);
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
-/// Watch events taken at once; one set is made for all of them.
-const BATCH: usize = 512;
+/// Rest between sets, in times of what making the last one took, and at most.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(100);
 /// A 410 within this time of another is a failure in a row.
 const GONE_AGAIN: Duration = Duration::from_mins(1);
 /// A watch that lived this long was a good one: what follows is no failure in a row.
@@ -53,7 +52,7 @@ pub(super) struct Timing {
 
 /// What may be wrong with an answer of the API server.
 #[derive(Debug)]
-enum Fault {
+pub(super) enum Fault {
     /// 403: no right, or an API server that has just started.
     Forbidden(String),
     /// 410: the version is no longer known; list again.
@@ -82,7 +81,7 @@ enum End {
 
 /// Whether and since when a right is refused.
 #[derive(Debug, Default)]
-struct Refusal {
+pub(super) struct Refusal {
     since: Option<Instant>,
     answers: u32,
     /// The right was once in force in this process.
@@ -91,7 +90,7 @@ struct Refusal {
 
 impl Refusal {
     /// One more 403. Believed when it lasts: an API server answers 403 to everybody for a moment after its start.
-    fn is_believed(&mut self, grace: Duration) -> bool {
+    pub(super) fn is_believed(&mut self, grace: Duration) -> bool {
         // What never worked needs no more than a second answer after that moment.
         let (grace, answers) = if self.had {
             (grace, 3)
@@ -103,7 +102,7 @@ impl Refusal {
         grace.is_zero() || (self.answers >= answers && since.elapsed() >= grace)
     }
 
-    fn wait(&self, grace: Duration) -> Duration {
+    pub(super) fn wait(&self, grace: Duration) -> Duration {
         let grace = if self.had {
             grace
         } else {
@@ -112,7 +111,7 @@ impl Refusal {
         jittered((grace / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)))
     }
 
-    fn granted(&mut self) {
+    pub(super) fn granted(&mut self) {
         *self = Self {
             had: true,
             ..Self::default()
@@ -120,7 +119,7 @@ impl Refusal {
     }
 
     /// The refusal is a fact now; the right begins anew.
-    fn accept(&mut self) {
+    pub(super) fn accept(&mut self) {
         *self = Self::default();
     }
 }
@@ -304,7 +303,7 @@ impl Scope {
         if version.is_none() {
             if stream {
                 params.send_initial_events = true;
-                loading = Some(HashMap::new());
+                loading = Some(Pods::new());
             } else {
                 match self.list().await {
                     Ok((pods, listed)) => {
@@ -337,76 +336,95 @@ impl Scope {
     }
 
     /// Takes events until the watch ends. `loading` collects the initial events until the server says that it was all.
+    ///
+    /// A rollout tells of thousands of changes one by one. The first is in the set at once; those that come while we
+    /// rest from making it are one set more, not many.
     async fn follow(
         &mut self,
-        events: impl Stream<Item = kube::Result<WatchEvent<PodObject>>> + Unpin,
-        mut loading: Option<HashMap<String, Pod>>,
+        mut events: impl Stream<Item = kube::Result<WatchEvent<PodObject>>> + Unpin,
+        mut loading: Option<Pods>,
         version: &mut Option<String>,
     ) -> End {
-        let mut batches = events.ready_chunks(BATCH);
+        let mut changes = Vec::new();
+        let mut rested_at = tokio::time::Instant::now();
         loop {
-            let limit = if loading.is_some() {
-                INITIAL_SILENCE
+            let next = if changes.is_empty() {
+                let limit = if loading.is_some() {
+                    INITIAL_SILENCE
+                } else {
+                    SILENCE
+                };
+                let Ok(next) = timeout(limit, events.next()).await else {
+                    return End::Silent;
+                };
+                next
             } else {
-                SILENCE
+                let Ok(next) = timeout_at(rested_at, events.next()).await else {
+                    let took = self.feed.apply(std::mem::take(&mut changes));
+                    rested_at = tokio::time::Instant::now() + (took * REST).min(LONGEST_REST);
+                    continue;
+                };
+                next
             };
-            let batch = match timeout(limit, batches.next()).await {
-                Ok(Some(batch)) => batch,
-                Ok(None) => return End::Closed,
-                Err(_) => return End::Silent,
+            let end = match next {
+                None => End::Closed,
+                Some(event) => match self.take(event, &mut loading, version, &mut changes) {
+                    Ok(()) => continue,
+                    Err(fault) => End::Fault(fault),
+                },
             };
-            let mut changes = Vec::new();
-            let mut end = None;
-            for event in batch {
-                match event {
-                    Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                        let seen = object.metadata.resource_version.clone();
-                        let pod = object.into_pod(false);
-                        if let Some(pods) = &mut loading {
-                            pods.insert(pod.id.uid.clone(), pod);
-                        } else {
-                            *version = seen.or(version.take());
-                            changes.push(Change::Put(Box::new(pod)));
-                        }
-                    }
-                    Ok(WatchEvent::Deleted(object)) => {
-                        let seen = object.metadata.resource_version.clone();
-                        let pod = object.into_pod(false);
-                        if let Some(pods) = &mut loading {
-                            pods.remove(&pod.id.uid);
-                        } else {
-                            *version = seen.or(version.take());
-                            changes.push(Change::Remove(pod.id.uid));
-                        }
-                    }
-                    Ok(WatchEvent::Bookmark(bookmark)) => {
-                        let is_end = bookmark
-                            .metadata
-                            .annotations
-                            .contains_key("k8s.io/initial-events-end");
-                        if let Some(pods) = loading.take_if(|_| is_end) {
-                            let mode = self.mode(true);
-                            self.publish(pods, mode, "stream");
-                            self.note_mode(true);
-                        }
-                        if loading.is_none() {
-                            *version = Some(bookmark.metadata.resource_version);
-                        }
-                    }
-                    Ok(WatchEvent::Error(status)) => end = Some(classify_status(&status)),
-                    Err(error) => end = Some(classify(&error)),
-                }
-                if end.is_some() {
-                    break;
-                }
-            }
-            if loading.is_none() && (end.is_none() || !changes.is_empty()) {
+            if !changes.is_empty() {
                 self.feed.apply(changes);
             }
-            if let Some(fault) = end {
-                return End::Fault(fault);
-            }
+            return end;
         }
+    }
+
+    /// Takes one event: into `loading` while there is one, else as a change.
+    fn take(
+        &mut self,
+        event: kube::Result<WatchEvent<PodObject>>,
+        loading: &mut Option<Pods>,
+        version: &mut Option<String>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Fault> {
+        match event.map_err(|error| classify(&error))? {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                let seen = object.metadata.resource_version.clone();
+                let pod = self.feed.prepare(object.into_pod(self.feed.needs_labels()));
+                if let Some(pods) = loading {
+                    pods.insert(Arc::clone(pod.id()), pod);
+                } else {
+                    *version = seen.or(version.take());
+                    changes.push(Change::Put(Box::new(pod)));
+                }
+            }
+            WatchEvent::Deleted(object) => {
+                let seen = object.metadata.resource_version.clone();
+                let id = object.into_pod(false).id;
+                if let Some(pods) = loading {
+                    pods.remove(&id);
+                } else {
+                    *version = seen.or(version.take());
+                    changes.push(Change::Remove(id));
+                }
+            }
+            WatchEvent::Bookmark(bookmark) => {
+                let metadata = bookmark.metadata;
+                let is_end = metadata.annotations.contains_key("k8s.io/initial-events-end");
+                if let Some(pods) = loading.take_if(|_| is_end) {
+                    self.publish(pods, self.mode(true), "stream");
+                    self.note_mode(true);
+                } else if loading.is_none() && changes.is_empty() {
+                    self.feed.confirm();
+                }
+                if loading.is_none() {
+                    *version = Some(metadata.resource_version);
+                }
+            }
+            WatchEvent::Error(status) => return Err(classify_status(&status)),
+        }
+        Ok(())
     }
 
     /// Lists again and again until watching is allowed (`None`) or listing is refused for good (the server's words).
@@ -445,9 +463,9 @@ impl Scope {
     }
 
     /// The whole set, page by page, and its version.
-    async fn list(&mut self) -> Result<(HashMap<String, Pod>, String), Fault> {
+    async fn list(&mut self) -> Result<(Pods, String), Fault> {
         let api = self.api();
-        let mut pods = HashMap::new();
+        let mut pods = Pods::new();
         let mut params = ListParams::default().labels(&self.selector).limit(PAGE);
         loop {
             self.feed.metrics().request("list");
@@ -463,8 +481,8 @@ impl Scope {
                 }
             };
             for object in page.items {
-                let pod = object.into_pod(false);
-                pods.insert(pod.id.uid.clone(), pod);
+                let pod = self.feed.prepare(object.into_pod(self.feed.needs_labels()));
+                pods.insert(Arc::clone(pod.id()), pod);
             }
             params.continue_token = page.metadata.continue_.filter(|token| !token.is_empty());
             if params.continue_token.is_none() {
@@ -474,7 +492,7 @@ impl Scope {
         }
     }
 
-    fn publish(&self, pods: HashMap<String, Pod>, mode: Mode, how: &'static str) {
+    fn publish(&self, pods: Pods, mode: Mode, how: &'static str) {
         self.feed.swap(pods, mode, how);
     }
 
@@ -568,6 +586,18 @@ async fn probe(
     interval: Duration,
     telemetry: Arc<Telemetry>,
 ) {
+    probe_resource(client, namespace, ("", "pods"), verbs, interval, telemetry).await;
+}
+
+/// As [`probe`], for a resource given as its group and plural.
+pub(super) async fn probe_resource(
+    client: kube::Client,
+    namespace: Option<String>,
+    (group, resource): (&str, &str),
+    verbs: &'static [&'static str],
+    interval: Duration,
+    telemetry: Arc<Telemetry>,
+) {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
     loop {
         tokio::time::sleep(jittered(interval)).await;
@@ -576,7 +606,8 @@ async fn probe(
                 spec: SelfSubjectAccessReviewSpec {
                     resource_attributes: Some(ResourceAttributes {
                         verb: Some((*verb).to_owned()),
-                        resource: Some("pods".to_owned()),
+                        group: Some(group.to_owned()),
+                        resource: Some(resource.to_owned()),
                         // All namespaces are written as the empty one.
                         namespace: Some(namespace.clone().unwrap_or_default()),
                         ..ResourceAttributes::default()
@@ -597,11 +628,11 @@ async fn probe(
 }
 
 /// A little less than `interval`, so that proxies that started together drift apart.
-fn spread(interval: Duration) -> Duration {
+pub(super) fn spread(interval: Duration) -> Duration {
     interval.mul_f64(rand::random_range(0.9..=1.0))
 }
 
-fn classify(error: &kube::Error) -> Fault {
+pub(super) fn classify(error: &kube::Error) -> Fault {
     let detail = chain(error);
     match error {
         kube::Error::Api(status) => classify_status(status),
@@ -623,7 +654,7 @@ fn classify(error: &kube::Error) -> Fault {
     }
 }
 
-fn classify_status(status: &Status) -> Fault {
+pub(super) fn classify_status(status: &Status) -> Fault {
     let detail = format!("{} ({}, {})", status.message, status.reason, status.code);
     match status.code {
         401 => Fault::Unauthorized(detail),

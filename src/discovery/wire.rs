@@ -248,34 +248,42 @@ impl PodObject {
     }
 }
 
-impl kube::Resource for PodObject {
-    type DynamicType = ();
-    type Scope = k8s_openapi::NamespaceResourceScope;
+/// Makes a type with `metadata: ObjectMeta` a namespaced resource of this kind, group, version and plural.
+macro_rules! impl_resource {
+    ($object:ty, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
+        impl kube::Resource for $object {
+            type DynamicType = ();
+            type Scope = k8s_openapi::NamespaceResourceScope;
 
-    fn kind((): &()) -> Cow<'_, str> {
-        "Pod".into()
-    }
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                $kind.into()
+            }
 
-    fn group((): &()) -> Cow<'_, str> {
-        "".into()
-    }
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                $group.into()
+            }
 
-    fn version((): &()) -> Cow<'_, str> {
-        "v1".into()
-    }
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                $version.into()
+            }
 
-    fn plural((): &()) -> Cow<'_, str> {
-        "pods".into()
-    }
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                $plural.into()
+            }
 
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
 
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
 }
+pub(super) use impl_resource;
+
+impl_resource!(PodObject, "Pod", "", "v1", "pods");
 
 #[cfg(test)]
 mod tests {

@@ -311,19 +311,95 @@ fn stored_key(
         },
         sign_infinity: false,
     };
-    let labels = relabel::relabel(&exposition.body, line, &part.labels, answer.escaping, bounds);
+    let labels = relabel::relabel(&exposition.body, line, &part.labels, answer, bounds);
     let name = plan::output_name(part, &line.name.decode(&exposition.body), answer);
     series_key(hash, &name, labels)
 }
 
 fn series_key(hash: &Hash, name: &[u8], mut labels: Vec<(Cow<'_, [u8]>, Value<'_>)>) -> Key {
+    labels.retain(|(_, value)| !value.decode().is_empty());
+    label_key(hash, name, labels)
+}
+
+/// As [`series_key`], empty labels told from absent ones: the reference parser does so.
+fn label_key(hash: &Hash, name: &[u8], mut labels: Vec<(Cow<'_, [u8]>, Value<'_>)>) -> Key {
     labels.sort_by(|a, b| a.0.cmp(&b.0));
     let decoded: Vec<(&[u8], Cow<'_, [u8]>)> = labels
         .iter()
         .map(|(name, value)| (&**name, value.decode()))
-        .filter(|(_, value)| !value.is_empty())
         .collect();
     hash.of(&std::iter::once(name).chain(decoded.iter().flat_map(|(name, value)| [*name, &**value])))
+}
+
+/// Whether a metric of an OpenMetrics family would have samples with and without timestamps, which the reference
+/// parser refuses. Prometheus takes it, so such a family is written without a type: then each series stands alone.
+pub(super) fn mixes_times(
+    parts: &[Part],
+    kind: Type,
+    family: &[u8],
+    entries: &[Entry],
+    answer: &Answer,
+) -> bool {
+    let several_names = matches!(
+        kind,
+        Type::Histogram | Type::GaugeHistogram | Type::Summary | Type::Counter | Type::StateSet | Type::Info
+    );
+    let timed = |entry: &&Entry| {
+        let exposition = parts[entry.part as usize].exposition.as_ref();
+        exposition.is_some_and(|exposition| exposition.index.has_timestamps)
+    };
+    if !several_names || !entries.iter().any(|entry| timed(&entry)) {
+        return false;
+    }
+    let hash = Hash::new();
+    let mut line = Line::default();
+    let mut metrics: HashMap<Key, bool, foldhash::fast::RandomState> = HashMap::default();
+    // The metrics of an info family are all one to the reference parser, whatever their labels and targets.
+    for entry in entries.iter().filter(|entry| kind == Type::Info || timed(entry)) {
+        let part = &parts[entry.part as usize];
+        let Some(exposition) = &part.exposition else {
+            continue;
+        };
+        let group = &exposition.index.groups[entry.group as usize];
+        for run in exposition.index.group_runs(group) {
+            for sample in &exposition.index.samples[run.first as usize..][..run.len as usize] {
+                if sample.has(Sample::DROPPED)
+                    || !entry.suffixes.has(exposition.suffix(group, sample, &mut line))
+                    || line
+                        .read(&exposition.body, sample.start as usize, exposition.open_metrics)
+                        .is_err()
+                {
+                    continue;
+                }
+                let key = if kind == Type::Info {
+                    (0, 0)
+                } else {
+                    let mut labels =
+                        relabel::relabel(&exposition.body, &line, &part.labels, answer, Bounds::default());
+                    let name = plan::output_name(part, &line.name.decode(&exposition.body), answer);
+                    let bound = bound_label(kind, family, &name);
+                    labels.retain(|(name, _)| **name != *bound);
+                    label_key(&hash, b"", labels)
+                };
+                let has_time = line.timestamp.is_some();
+                if *metrics.entry(key).or_insert(has_time) != has_time {
+                    return true;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// The label that is not part of a metric's identity: `le` of a bucket, `quantile` of a summary's own sample, a state.
+/// Empty for other samples, whatever their labels.
+fn bound_label<'a>(kind: Type, family: &'a [u8], sample: &[u8]) -> &'a [u8] {
+    match kind {
+        Type::Histogram | Type::GaugeHistogram if sample.strip_prefix(family) == Some(b"_bucket") => b"le",
+        Type::Summary if sample == family => b"quantile",
+        Type::StateSet if sample == family => family,
+        _ => b"",
+    }
 }
 
 /// A sample in an explicit order: entry of the family, run, sample.
@@ -340,16 +416,13 @@ pub(super) fn regroup(
     first_entry: u32,
     answer: &Answer,
 ) -> Option<Vec<Place>> {
-    let bound: &[u8] = match family.kind {
-        Type::Histogram | Type::GaugeHistogram => b"le",
-        Type::Summary => b"quantile",
-        Type::StateSet => &family.name,
-        // These have one sample to a metric: only repeated ones (at other times) can lie apart.
-        _ => b"",
-    };
     let several = entries.len() > 1;
     let exposition_of = |entry: &Entry| parts[entry.part as usize].exposition.as_ref();
-    let relevant = !bound.is_empty()
+    let has_bounds = matches!(
+        family.kind,
+        Type::Histogram | Type::GaugeHistogram | Type::Summary | Type::StateSet
+    );
+    let relevant = has_bounds
         || several
         || entries.iter().any(|entry| {
             exposition_of(entry).is_some_and(|exposition| {
@@ -384,8 +457,9 @@ pub(super) fn regroup(
                 {
                     continue;
                 }
-                let mut labels =
-                    relabel::relabel(body, &line, &part.labels, answer.escaping, Bounds::default());
+                let mut labels = relabel::relabel(body, &line, &part.labels, answer, Bounds::default());
+                let name = plan::output_name(part, &line.name.decode(body), answer);
+                let bound = bound_label(family.kind, &family.name, &name);
                 let mut rank = f64::INFINITY;
                 let mut has_bound = false;
                 labels.retain(|(name, value)| {
@@ -402,7 +476,7 @@ pub(super) fn regroup(
                     (false, Type::Histogram | Type::GaugeHistogram) => f64::NAN,
                     _ => 0.0,
                 };
-                let key = series_key(&hash, b"", labels);
+                let key = label_key(&hash, b"", labels);
                 let next = u32::try_from(metrics.len()).unwrap_or(u32::MAX);
                 let metric = *metrics.entry(key).or_insert(next);
                 let time = time_of(exposition, &line, answer)

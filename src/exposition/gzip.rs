@@ -1,20 +1,73 @@
 //! Compression of the answer, a block at a time (core).
+//!
+//! Blocks are compressed apart from each other, several at once, and joined to one gzip member: a member a block would
+//! be simpler, and Go's reader takes it, but curl stops after the first.
 
-use std::io::Write as _;
+use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+/// RFC 1952: magic, deflate, no flags, no time, fastest, unknown system.
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-/// Compresses one block to a gzip member of its own.
-///
-/// Members one after the other are one gzip stream, so blocks can be compressed apart and at the same time. Level 1:
-/// higher levels cost more time than a scrape has, for a few per cent.
-#[allow(clippy::missing_panics_doc, reason = "writing to a Vec does not fail")]
-pub fn gzip_member(block: &[u8]) -> Vec<u8> {
-    let out = Vec::with_capacity(block.len() / 6 + 64);
-    let mut encoder = GzEncoder::new(out, Compression::fast());
-    encoder.write_all(block).expect("writing to a Vec does not fail");
-    encoder.finish().expect("writing to a Vec does not fail")
+/// RFC 1951: an empty last block.
+const LAST_BLOCK: [u8; 2] = [3, 0];
+
+/// One block, compressed: raw deflate that ends on a byte, and the checksum of what it was.
+#[derive(Debug)]
+pub struct DeflatedBlock {
+    bytes: Vec<u8>,
+    crc: Crc,
+}
+
+/// Compresses one block. Level 1: higher levels cost more time than a scrape has, for a few per cent.
+pub fn deflate_block(block: &[u8]) -> DeflatedBlock {
+    let mut crc = Crc::new();
+    crc.update(block);
+    let mut bytes = Vec::with_capacity(block.len() / 6 + 64);
+    let mut deflate = Compress::new(Compression::fast(), false);
+    loop {
+        // At least so much that the flush marker fits, so that the loop ends.
+        bytes.reserve(bytes.len().max(1 << 10));
+        let consumed = usize::try_from(deflate.total_in())
+            .unwrap_or(usize::MAX)
+            .min(block.len());
+        let status = deflate.compress_vec(&block[consumed..], &mut bytes, FlushCompress::Sync);
+        let is_through = deflate.total_in() == block.len() as u64 && bytes.len() < bytes.capacity();
+        // Room was left: everything is out, and the stream stands on a byte.
+        if is_through || !matches!(status, Ok(Status::Ok)) {
+            return DeflatedBlock { bytes, crc };
+        }
+    }
+}
+
+/// Joins blocks to one gzip stream, in their order.
+#[derive(Debug, Default)]
+pub struct GzipStream {
+    crc: Crc,
+    begun: bool,
+}
+
+impl GzipStream {
+    /// What to send for the next block.
+    pub fn push(&mut self, block: DeflatedBlock) -> Vec<u8> {
+        self.crc.combine(&block.crc);
+        if self.begun {
+            return block.bytes;
+        }
+        self.begun = true;
+        [&HEADER[..], &block.bytes].concat()
+    }
+
+    /// What to send last; without it no reader takes the stream for a whole one.
+    pub fn finish(self) -> Vec<u8> {
+        let mut end = Vec::new();
+        if !self.begun {
+            end.extend_from_slice(&HEADER);
+        }
+        end.extend_from_slice(&LAST_BLOCK);
+        end.extend_from_slice(&self.crc.sum().to_le_bytes());
+        end.extend_from_slice(&self.crc.amount().to_le_bytes());
+        end
+    }
 }
 
 #[cfg(test)]
@@ -23,13 +76,44 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn members_in_a_row_are_one_stream() {
-        let (first, second) = (vec![b'a'; 300_000], vec![b'b'; 5]);
-        let stream = [gzip_member(&first), gzip_member(b""), gzip_member(&second)].concat();
+    fn joined(blocks: &[&[u8]]) -> Vec<u8> {
+        let mut stream = GzipStream::default();
+        let mut bytes: Vec<u8> = blocks
+            .iter()
+            .flat_map(|block| stream.push(deflate_block(block)))
+            .collect();
+        bytes.extend(stream.finish());
+        bytes
+    }
+
+    #[track_caller]
+    fn check(blocks: &[&[u8]]) {
+        let stream = joined(blocks);
         let mut plain = Vec::new();
-        let read = flate2::read::MultiGzDecoder::new(&stream[..]).read_to_end(&mut plain);
-        assert!(read.is_ok());
-        assert_eq!(plain, [first, second].concat());
+        // A reader of one member only: what is behind the first would be missing.
+        let mut reader = flate2::bufread::GzDecoder::new(&stream[..]);
+        reader.read_to_end(&mut plain).expect("valid gzip");
+        assert_eq!(plain, blocks.concat());
+        assert!(reader.into_inner().is_empty(), "nothing is behind the member");
+    }
+
+    #[test]
+    fn blocks_are_one_member() {
+        let noise: Vec<u8> = (0..400_000u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        check(&[]);
+        check(&[b""]);
+        check(&[b"a 1\n"]);
+        check(&[&vec![b'a'; 300_000], b"", &noise, b"b 2\n"]);
+        check(&[&noise[..1], &noise[..65_535], &noise[..65_536], &noise[..65_537]]);
+    }
+
+    #[test]
+    fn a_stream_that_is_not_finished_is_not_valid() {
+        let mut stream = GzipStream::default();
+        let bytes = stream.push(deflate_block(b"a 1\n"));
+        let read = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut Vec::new());
+        assert!(read.is_err());
     }
 }

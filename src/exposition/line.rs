@@ -34,6 +34,10 @@ impl Span {
         &body[self.start as usize..self.end as usize]
     }
 
+    pub(super) fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
     pub(super) fn is_empty(self) -> bool {
         self.start == self.end
     }

@@ -25,6 +25,8 @@ pub struct Answer {
     pub(super) prometheus_3: bool,
     /// Prometheus itself, of any version.
     pub(super) prometheus: bool,
+    /// Takes an empty `exported_<name>` for taken when it renames a label, as Prometheus 2.42 does; 3 does not.
+    pub(super) empty_is_taken: bool,
     gzip: bool,
 }
 
@@ -59,17 +61,19 @@ pub fn negotiate(accept: Option<&str>, accept_encoding: Option<&str>, user_agent
     let version = agent
         .split_whitespace()
         .find_map(|product| product.strip_prefix("Prometheus/"));
+    let mut numbers = version
+        .unwrap_or_default()
+        .split('.')
+        .map(|number| number.parse::<u32>().ok());
+    let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
     Answer {
         format,
         escaping,
         escaping_named: wanted.is_some_and(|wanted| wanted.escaping_named),
         // A build without a version stamp is one of today.
-        prometheus_3: any_escaping
-            || version.is_some_and(|version| {
-                let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
-                version.is_empty() || digits.parse::<u32>().is_ok_and(|major| major >= 3)
-            }),
+        prometheus_3: any_escaping || version == Some("") || major.is_some_and(|major| major >= 3),
         prometheus: version.is_some(),
+        empty_is_taken: major == Some(2) && minor.is_some_and(|minor| minor < 43),
         gzip: accepts_gzip(accept_encoding.unwrap_or_default()),
     }
 }

@@ -18,6 +18,17 @@ pub(super) fn is_float(token: &[u8]) -> bool {
     }
 }
 
+/// Bytes of the plain decimal at the start of `text`: digits with one dot at most, short enough to be in range.
+/// 0 where there is none; more may follow, which only the caller can judge.
+#[inline]
+pub(super) fn simple_len(text: &[u8]) -> usize {
+    let whole = text.iter().take(300).take_while(|byte| byte.is_ascii_digit()).count();
+    if whole == 0 || text.get(whole) != Some(&b'.') {
+        return whole;
+    }
+    whole + 1 + text[whole + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count()
+}
+
 /// Reads a float that a scrape accepts; `None` for anything else.
 pub(super) fn parse_float(token: &[u8]) -> Option<f64> {
     if is_float(token) { to_f64(token) } else { None }
@@ -53,7 +64,8 @@ fn decimal(token: &[u8]) -> Option<Decimal> {
             return None;
         }
         at += exponent;
-        far = true;
+        // Up to 99 either way, no mantissa of up to 200 digits leaves the range.
+        far |= exponent > 2 || whole > 200;
     }
     (at == token.len()).then_some(Decimal { far })
 }

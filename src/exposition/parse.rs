@@ -11,7 +11,7 @@ use hashbrown::HashTable;
 
 use super::line::{Fault, Line, Name, Span};
 use super::model::{Ambient, Declaration, Group, Index, Run, Sample, Shape, Suffix, Type};
-use super::{Limits, RefusalKind, name};
+use super::{Limits, RefusalKind, name, number};
 
 /// Offsets are 32 bits wide.
 pub(super) const MAX_BODY_BYTES: usize = u32::MAX as usize - 64;
@@ -51,8 +51,16 @@ struct Known {
     suffix: Suffix,
     /// The other name that came after this one last time.
     next: u32,
-    /// The shape this name had last time, or `NONE`.
+    /// The shape this name had last time, `NONE` for a line without labels, `FRESH` before the first line.
     shape: u32,
+    /// The last plain line of this name, which the next is compared with: where it starts, and how many bytes its
+    /// series has (up to the closing brace, or the end of the name). 0 where there is none.
+    line_start: u32,
+    series_len: u32,
+    /// Its values' places in [`Scratch::places`], and how many fit there.
+    places: u32,
+    n_places: u32,
+    places_room: u32,
     /// More than one shape, or lines without labels beside lines with.
     shapes_vary: bool,
     /// A label with an empty value, which counts as absent.
@@ -75,8 +83,18 @@ pub(super) struct Scratch {
     /// Series seen: 32 bits of the hash, sample.
     series: HashTable<(u32, u32)>,
     spans: Vec<Span>,
+    /// Places of label values in each name's last line.
+    places: Vec<Place>,
     line: Line,
     permuted: bool,
+}
+
+/// A label value in a line, as offsets from the line's start, and the hash of the series up to and with its quote.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    start: u32,
+    end: u32,
+    hash: u64,
 }
 
 impl Scratch {
@@ -90,6 +108,7 @@ impl Scratch {
         self.shapes_by_set.clear();
         self.series.clear();
         self.spans.clear();
+        self.places.clear();
         self.permuted = false;
     }
 }
@@ -109,8 +128,10 @@ pub(super) fn parse_into(
         open_metrics,
         limits,
         hasher: super::hasher(),
+        seed: super::hasher().hash_one(0_u8),
+        key: super::hasher().hash_one(1_u8),
         // One look at the whole body instead of one at each value.
-        utf8: std::str::from_utf8(body).is_ok(),
+        utf8: body.is_ascii() || std::str::from_utf8(body).is_ok(),
         ambient: Ambient::Other,
         last: NONE,
         index,
@@ -126,6 +147,9 @@ struct Parser<'a> {
     open_metrics: bool,
     limits: &'a Limits,
     hasher: &'static foldhash::quality::RandomState,
+    /// What series are hashed with, see [`absorb`].
+    seed: u64,
+    key: u64,
     utf8: bool,
     ambient: Ambient,
     /// The name of the sample before.
@@ -141,6 +165,7 @@ struct Plain {
     series_end: usize,
     flags: u32,
     end: usize,
+    hash: u64,
     bound: Option<Span>,
 }
 
@@ -360,41 +385,46 @@ impl Parser<'_> {
     }
 
     /// The fast path: a line in the plain spelling whose name and label names were seen before. Gives up otherwise.
+    ///
+    /// What is equal to the name's last line needs no second look, so most lines cost a comparison, a look at the values
+    /// that differ, and one at the number.
     fn read_plain(&mut self, start: usize) -> Option<Plain> {
         let body = self.body;
-        let known = self.match_name(start)?;
+        let (known, same) = self.match_name(start)?;
         let entry = self.scratch.known[known as usize];
-        let mut at = entry.name.span.end as usize - entry.name.span.start as usize + start;
-        let mut flags = 0;
-        let mut shape = NONE;
+        let name_len = entry.name.span.len();
         let mut bound = None;
-        let mut series_end = at;
-        if *body.get(at)? == b'{' {
-            flags |= Sample::LABELS;
-            (shape, at, bound) = self.match_labels(known, at + 1)?;
-            series_end = at;
-            // Past the closing brace.
-            at += 1;
-        }
+        let (shape, hash, series_end) = if entry.n_places > 0 && body.get(start + name_len) == Some(&b'{') {
+            if let Some(found) = self.match_labels(&entry, known, start, same, &mut bound) {
+                (entry.shape, found.0, found.1)
+            } else {
+                self.learn_labels(known, start, name_len, &mut bound)?
+            }
+        } else if body.get(start + name_len) == Some(&b'{') {
+            self.learn_labels(known, start, name_len, &mut bound)?
+        } else {
+            (NONE, self.name_hash(name_len), start + name_len)
+        };
+        // Past the closing brace.
+        let mut at = series_end + usize::from(shape != NONE);
+        let mut flags = if shape == NONE { 0 } else { Sample::LABELS };
         if *body.get(at)? != b' ' {
             return None;
         }
-        let mut end = token_end(body, at + 1);
-        if !super::number::is_float(&body[at + 1..end]) {
-            return None;
-        }
+        at += 1;
+        let mut end = self.number_end(at)?;
         if body.get(end) == Some(&b' ') {
             if self.open_metrics && body[end..].starts_with(b" # {") {
                 // Exemplars are rare, and their rules are many.
                 return None;
             }
-            let from = end + 1;
-            end = token_end(body, from);
-            let token = &body[from..end];
+            at = end + 1;
+            end = token_end(body, at);
+            let token = &body[at..end];
             let fits = if self.open_metrics {
-                super::number::is_seconds(token)
+                number::is_seconds(token)
             } else {
-                super::number::parse_millis(token).is_some()
+                number::parse_millis(token).is_some()
             };
             if !fits {
                 return None;
@@ -412,123 +442,236 @@ impl Parser<'_> {
             series_end,
             flags,
             end,
+            hash,
             bound,
         })
     }
 
-    /// The known name at `start`, guessed from the sample before.
-    fn match_name(&self, start: usize) -> Option<u32> {
+    /// The end of the value that starts at `at`; `None` where it is none, or not followed as it should be.
+    fn number_end(&self, at: usize) -> Option<usize> {
+        let body = self.body;
+        // Most values are digits with one dot at most, and short.
+        let len = number::simple_len(&body[at..]);
+        let end = at + len;
+        if len > 0 && matches!(body.get(end), Some(b'\n' | b' ')) {
+            return Some(end);
+        }
+        let end = token_end(body, at);
+        number::is_float(&body[at..end]).then_some(end)
+    }
+
+    /// The known name at `start`, guessed from the sample before, and how many bytes are as in that name's last line.
+    fn match_name(&self, start: usize) -> Option<(u32, usize)> {
         let rest = &self.body[start..];
         let fits = |id: u32| {
             let entry = self.scratch.known.get(id as usize)?;
-            let name = entry.name.span.of(self.body);
-            let matches = !entry.name.quoted
-                && rest.starts_with(name)
-                && matches!(rest.get(name.len()), Some(b'{' | b' '));
-            matches.then_some(entry)
+            let name_len = entry.name.span.len();
+            if entry.series_len == 0 {
+                return None;
+            }
+            // Of a series without labels the blank is compared too, so that the name is known to end there.
+            let from = entry.line_start as usize;
+            let same = common_len(rest, &self.body[from..=from + entry.series_len as usize]);
+            (same > name_len).then_some((id, same.min(entry.series_len as usize)))
         };
         if let Some(entry) = self.scratch.known.get(self.last as usize) {
             let next = entry.next;
-            if fits(self.last).is_some() {
-                return Some(self.last);
+            if let Some(found) = fits(self.last) {
+                return Some(found);
             }
-            if fits(next).is_some() {
-                return Some(next);
+            if let Some(found) = fits(next) {
+                return Some(found);
             }
         }
         let len = name::metric_name_len(rest);
         if len == 0 || !matches!(rest.get(len), Some(b'{' | b' ')) {
             return None;
         }
-        self.find_known(&rest[..len])
-            .filter(|&id| !self.scratch.known[id as usize].name.quoted)
+        let id = self.find_known(&rest[..len])?;
+        fits(id).or_else(|| (!self.scratch.known[id as usize].name.quoted).then_some((id, len)))
     }
 
     fn find_known(&self, decoded: &[u8]) -> Option<u32> {
         let known = &self.scratch.known;
         self.scratch
             .known_by_name
-            .find(self.hash(decoded), |&id| {
-                *known[id as usize].name.decode(self.body) == *decoded
-            })
+            .find(self.hash(decoded), |&id| *known[id as usize].name.decode(self.body) == *decoded)
             .copied()
     }
 
-    /// Matches the labels from after the opening brace. Gives the shape, the position of the closing brace, and the
-    /// value of `le` or `quantile` where the last TYPE makes one of them a bound.
-    fn match_labels(&mut self, known: u32, start: usize) -> Option<(u32, usize, Option<Span>)> {
-        let guess = self.scratch.known[known as usize].shape;
-        if (guess as usize) < self.index.shapes.len()
-            && let Some((at, bound)) = self.match_shape(known, guess, start)
-        {
-            return Some((guess, at, bound));
-        }
-        let shape = self.find_shape(start)?;
-        let (at, bound) = self.match_shape(known, shape, start)?;
-        Some((shape, at, bound))
-    }
-
-    fn match_shape(&mut self, known: u32, shape: u32, start: usize) -> Option<(usize, Option<Span>)> {
+    /// Matches the labels of the line at `start` against the last line of its name, of which `same` bytes are equal.
+    /// Gives the hash of the series and the position of the closing brace, and notes the places of the values.
+    fn match_labels(
+        &mut self,
+        entry: &Known,
+        known: u32,
+        start: usize,
+        same: usize,
+        bound: &mut Option<Span>,
+    ) -> Option<(u64, usize)> {
         let body = self.body;
-        let Shape { names, le, quantile } = self.index.shapes[shape as usize];
-        let bound_at = match self.ambient {
-            Ambient::Other => None,
-            Ambient::Histogram => le,
-            Ambient::Summary => quantile,
-        };
-        let names = &self.index.shape_names[names.0 as usize..names.1 as usize];
-        let mut bound = None;
+        let before = &body[entry.line_start as usize..=(entry.line_start + entry.series_len) as usize];
+        let now = &body[start..];
+        let bound_at = self.bound_at(entry.shape);
+        // Until this line has been matched whole, its places are half the other line's.
+        self.scratch.known[known as usize].series_len = 0;
+        self.scratch.known[known as usize].n_places = 0;
+        let places = &mut self.scratch.places[entry.places as usize..][..entry.n_places as usize];
+        // Both lines are equal up to here: `at` in this one, `old` in the one before.
+        let (mut at, mut old) = (same, same);
+        let mut index = 0;
+        let mut hash = self.seed;
+        // Values before the first difference stay where they are.
+        while index < places.len() && (places[index].end as usize) < same {
+            hash = places[index].hash;
+            index += 1;
+        }
+        if let Some(bound_at) = bound_at
+            && bound_at < index
+        {
+            *bound = Some(Span::new(start + places[bound_at].start as usize, start + places[bound_at].end as usize));
+        }
+        let mut segment = if index == 0 { entry.name.span.len() } else { places[index - 1].end as usize + 1 };
         let mut empty = false;
-        let mut at = start;
-        for (position, span) in names.iter().enumerate() {
-            // In a plain line the name is followed by `="`, so the comparison takes that in.
-            let expect = &body[span.start as usize..span.end as usize + 2];
-            if !body[at..].starts_with(expect) {
+        while index < places.len() {
+            let place = places[index];
+            // The name of the label differs, or what stands around it.
+            if old < place.start as usize {
                 return None;
             }
-            let value = at + expect.len();
-            let end = plain_value_end(body, value)?;
-            if !self.utf8 && std::str::from_utf8(&body[value..end]).is_err() {
+            let value = at - (old - place.start as usize);
+            // A backslash just before the difference may have belonged to an escape.
+            let escapes = now[value..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
+            let end = plain_value_end(now, at - escapes)?;
+            if !self.utf8 && std::str::from_utf8(&now[value..end]).is_err() {
                 return None;
             }
-            if self.limits.max_label_value_length > 0
-                && (end - value) as u64 > self.limits.max_label_value_length
-            {
+            if self.limits.max_label_value_length > 0 && (end - value) as u64 > self.limits.max_label_value_length {
                 return None;
             }
             empty |= end == value;
-            #[allow(clippy::cast_possible_truncation, reason = "fewer labels than bytes")]
-            if bound_at == Some(position as u32) {
-                bound = Some(Span::new(value, end));
+            if bound_at == Some(index) {
+                *bound = Some(Span::new(start + value, start + end));
             }
+            hash = absorb(hash, &now[segment..=end], self.key);
+            places[index] = Place {
+                start: narrow(value),
+                end: narrow(end),
+                hash,
+            };
+            segment = end + 1;
             at = end + 1;
-            let separator = if position + 1 == names.len() { b'}' } else { b',' };
-            if *body.get(at)? != separator {
-                return None;
+            old = place.end as usize + 1;
+            index += 1;
+            let more = common_len(&now[at..], &before[old..]);
+            at += more;
+            old += more;
+            // Values that are equal but stand elsewhere.
+            while index < places.len() && (places[index].end as usize) < old {
+                let place = &mut places[index];
+                let (value, end) = (at - (old - place.start as usize), at - (old - place.end as usize));
+                hash = absorb(hash, &now[segment..=end], self.key);
+                if bound_at == Some(index) {
+                    *bound = Some(Span::new(start + value, start + end));
+                }
+                *place = Place {
+                    start: narrow(value),
+                    end: narrow(end),
+                    hash,
+                };
+                segment = end + 1;
+                index += 1;
             }
-            at += 1;
         }
-        if empty {
-            self.scratch.known[known as usize].empty_values = true;
+        // All values are matched; the brace must follow.
+        if now.get(segment) != Some(&b'}') {
+            return None;
         }
-        Some((at - 1, bound))
+        let n_places = entry.n_places;
+        let entry = &mut self.scratch.known[known as usize];
+        entry.n_places = n_places;
+        entry.empty_values |= empty;
+        entry.line_start = narrow(start);
+        entry.series_len = narrow(segment);
+        Some((hash, start + segment))
     }
 
-    /// Looks the label names of a plain line up.
-    fn find_shape(&mut self, start: usize) -> Option<u32> {
+    /// The position of the label that Prometheus 3 respells under the current TYPE, in lines of this shape.
+    fn bound_at(&self, shape: u32) -> Option<usize> {
+        if self.ambient == Ambient::Other {
+            return None;
+        }
+        let Shape { le, quantile, .. } = *self.index.shapes.get(shape as usize)?;
+        let found = if self.ambient == Ambient::Histogram { le } else { quantile };
+        found.map(|position| position as usize)
+    }
+
+    /// Reads the labels of a line in the plain spelling without a line to compare with, and remembers it as one. Gives
+    /// shape, hash and the position of the closing brace; `None` where the label names are new in this order.
+    fn learn_labels(
+        &mut self,
+        known: u32,
+        start: usize,
+        name_len: usize,
+        bound: &mut Option<Span>,
+    ) -> Option<(u32, u64, usize)> {
         let body = self.body;
         let mut spans = std::mem::take(&mut self.scratch.spans);
         spans.clear();
-        let plain = collect_plain_names(body, start, &mut spans);
-        let hash = hash_names(self.hasher, body, &spans);
-        let index = &self.index;
-        let found = self
-            .scratch
-            .shapes_by_names
-            .find(hash, |&id| same_names(body, shape_names(index, id), &spans))
-            .copied();
+        let plain = collect_plain(body, start + name_len + 1, &mut spans);
+        // Names and values by turns.
+        let names = || spans.iter().step_by(2).map(|span| span.of(body));
+        let shape = plain.and_then(|_| {
+            let hash = hash_names(self.hasher, names());
+            let index = &self.index;
+            let by_names = &self.scratch.shapes_by_names;
+            by_names
+                .find(hash, |&id| shape_names(index, id).iter().map(|span| span.of(body)).eq(names()))
+                .copied()
+        });
+        let fits = spans.iter().skip(1).step_by(2).all(|value| {
+            let limit = self.limits.max_label_value_length;
+            (limit == 0 || value.len() as u64 <= limit) && (self.utf8 || std::str::from_utf8(value.of(body)).is_ok())
+        });
+        let Some((shape, series_end)) = shape.zip(plain).filter(|_| fits) else {
+            self.scratch.spans = spans;
+            return None;
+        };
+        let bound_at = self.bound_at(shape);
+        let mut hash = self.seed;
+        let mut segment = start + name_len;
+        let n_labels = spans.len() / 2;
+        let Scratch { known: all, places, .. } = &mut *self.scratch;
+        let entry = &mut all[known as usize];
+        if (entry.places_room as usize) < n_labels {
+            entry.places = narrow(places.len());
+            entry.places_room = narrow(n_labels);
+            places.resize(places.len() + n_labels, Place::default());
+        }
+        for (index, pair) in spans.chunks_exact(2).enumerate() {
+            let (value, end) = (pair[1].start as usize, pair[1].end as usize);
+            hash = absorb(hash, &body[segment..=end], self.key);
+            places[entry.places as usize + index] = Place {
+                start: narrow(value - start),
+                end: narrow(end - start),
+                hash,
+            };
+            segment = end + 1;
+            entry.empty_values |= value == end;
+            if bound_at == Some(index) {
+                *bound = Some(pair[1]);
+            }
+        }
+        entry.n_places = narrow(n_labels);
+        entry.line_start = narrow(start);
+        entry.series_len = narrow(series_end - start);
         self.scratch.spans = spans;
-        if plain.is_some() { found } else { None }
+        Some((shape, hash, series_end))
+    }
+
+    /// The hash of a series without labels. Names tell series apart by themselves, in [`Parser::keep_series`].
+    fn name_hash(&self, name_len: usize) -> u64 {
+        absorb(self.seed, &[], self.key) ^ name_len as u64
     }
 
     fn keep_plain(&mut self, start: usize, plain: &Plain) -> usize {
@@ -536,10 +679,16 @@ impl Parser<'_> {
             self.note_bound(plain.known, bound);
         }
         self.note_shape(plain.known, plain.shape);
+        if plain.shape == NONE {
+            let entry = &mut self.scratch.known[plain.known as usize];
+            entry.line_start = narrow(start);
+            entry.series_len = narrow(plain.series_end - start);
+            entry.n_places = 0;
+        }
         let shape = if plain.shape == NONE { 0 } else { plain.shape };
         let (series_end, end) = (narrow(plain.series_end), narrow(plain.end));
         let sample = Sample::new(narrow(start), series_end, end, plain.flags, shape);
-        self.keep(plain.known, sample);
+        self.keep(plain.known, sample, plain.hash);
         (plain.end + 1).min(self.body.len())
     }
 
@@ -582,7 +731,7 @@ impl Parser<'_> {
     }
 
     /// Adds a sample to its run and looks whether its series was there before.
-    fn keep(&mut self, known: u32, sample: Sample) {
+    fn keep(&mut self, known: u32, sample: Sample, hash: u64) {
         if self.last != known {
             if let Some(last) = self.scratch.known.get_mut(self.last as usize) {
                 last.next = known;
@@ -592,7 +741,7 @@ impl Parser<'_> {
         let id = narrow(self.index.samples.len());
         self.index.samples.push(sample);
         self.index.has_timestamps |= sample.has(Sample::TIMESTAMP);
-        self.keep_series(id, sample);
+        self.keep_series(id, sample, hash ^ spread(known));
         let group = self.scratch.known[known as usize].group;
         match self.index.runs.last_mut() {
             Some(run) if run.group == group && run.ambient == self.ambient => run.len += 1,
@@ -607,12 +756,11 @@ impl Parser<'_> {
 
     /// Marks a sample whose series, spelled the same, came before. With timestamps in play the matter is left to the
     /// writer, which knows its format's resolution.
-    fn keep_series(&mut self, id: u32, sample: Sample) {
+    fn keep_series(&mut self, id: u32, sample: Sample, hash: u64) {
         let body = self.body;
         let key = &body[sample.start as usize..sample.series_end as usize];
-        let hash = self.hash(key);
         #[allow(clippy::cast_possible_truncation, reason = "the low half is what is kept")]
-        let short = hash as u32;
+        let short = (hash ^ (hash >> 32)) as u32;
         let samples = &mut self.index.samples;
         let found = self.scratch.series.entry(
             spread(short),
@@ -698,9 +846,28 @@ impl Parser<'_> {
             }
         }
         let (start, series_end, end) = (narrow(start), narrow(series_end), narrow(end));
+        let hash = self.line_hash(line, start as usize, series_end as usize);
         let sample = Sample::new(start, series_end, end, flags, shape.unwrap_or(0));
-        self.keep(known, sample);
+        self.keep(known, sample, hash);
         Ok((line.end + 1).min(body.len()))
+    }
+
+    /// The hash that the fast path gives a series of the same bytes.
+    fn line_hash(&self, line: &Line, start: usize, series_end: usize) -> u64 {
+        let body = self.body;
+        if line.name.quoted || line.name.span.start as usize != start {
+            return absorb(self.seed, &body[start..series_end], self.key);
+        }
+        if line.labels.is_empty() {
+            return self.name_hash(line.name.span.len());
+        }
+        let mut hash = self.seed;
+        let mut segment = line.name.span.end as usize;
+        for label in &line.labels {
+            hash = absorb(hash, &body[segment..=label.value.end as usize], self.key);
+            segment = label.value.end as usize + 1;
+        }
+        hash
     }
 
     /// A line of no shape: its name's label sets vary, as far as anybody knows.
@@ -776,6 +943,11 @@ impl Parser<'_> {
             suffix,
             next: NONE,
             shape: FRESH,
+            line_start: 0,
+            series_len: 0,
+            places: 0,
+            n_places: 0,
+            places_room: 0,
             shapes_vary: false,
             empty_values: false,
             without: [false; 3],
@@ -853,7 +1025,7 @@ impl Parser<'_> {
         spans.clear();
         spans.extend(line.labels.iter().map(|label| label.name.span));
         let hasher = self.hasher;
-        let hash = hash_names(hasher, body, &spans);
+        let hash = hash_names(hasher, spans.iter().map(|span| span.of(body)));
         let index = &mut *self.index;
         let found = self
             .scratch
@@ -884,9 +1056,11 @@ impl Parser<'_> {
         let index = &*index;
         self.scratch
             .shapes_by_names
-            .insert_unique(hash, id, |&id| hash_names(hasher, body, shape_names(index, id)));
+            .insert_unique(hash, id, |&id| {
+                hash_names(hasher, shape_names(index, id).iter().map(|span| span.of(body)))
+            });
         spans.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
-        let set = hash_names(hasher, body, &spans);
+        let set = hash_names(hasher, spans.iter().map(|span| span.of(body)));
         // Two sets of one hash are taken for permutations: that only costs a second look.
         match self
             .scratch
@@ -1001,13 +1175,73 @@ fn hash_with(hasher: &foldhash::quality::RandomState, bytes: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn hash_names(hasher: &foldhash::quality::RandomState, body: &[u8], spans: &[Span]) -> u64 {
+fn hash_names<'a>(hasher: &foldhash::quality::RandomState, names: impl Iterator<Item = &'a [u8]>) -> u64 {
     let mut hasher = hasher.build_hasher();
-    for span in spans {
-        hasher.write(span.of(body));
+    for name in names {
+        hasher.write(name);
         hasher.write_u8(0);
     }
     hasher.finish()
+}
+
+/// Takes `bytes` into a running hash: sixteen at a time, multiplied and folded, under a key that nobody knows.
+///
+/// Hashing piece by piece is what lets a line begin where the one before it ended being equal. A hash decides nothing
+/// alone: bytes are compared before a series counts as seen.
+#[inline]
+fn absorb(hash: u64, bytes: &[u8], key: u64) -> u64 {
+    let mut hash = hash ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut rest = bytes;
+    while let Some((chunk, after)) = rest.split_first_chunk::<16>() {
+        let (low, high) = halves(chunk);
+        hash = fold(low ^ hash, high ^ key);
+        rest = after;
+    }
+    if rest.is_empty() {
+        return fold(hash, key);
+    }
+    // The last sixteen bytes once more where there are that many, else the rest with zeros.
+    let mut last = [0; 16];
+    if let Some(chunk) = bytes.last_chunk::<16>() {
+        last = *chunk;
+    } else {
+        last[..rest.len()].copy_from_slice(rest);
+    }
+    let (low, high) = halves(&last);
+    fold(low ^ hash, high ^ key)
+}
+
+#[inline]
+fn halves(chunk: &[u8; 16]) -> (u64, u64) {
+    let whole = u128::from_le_bytes(*chunk);
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of sixteen bytes")]
+    let halves = (whole as u64, (whole >> 64) as u64);
+    halves
+}
+
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    #[allow(clippy::cast_possible_truncation, reason = "both halves are taken")]
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded
+}
+
+/// How many bytes `a` and `b` begin with in common.
+#[inline]
+fn common_len(a: &[u8], b: &[u8]) -> usize {
+    let mut len = 0;
+    for (x, y) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
+        let x: [u8; 16] = x.try_into().expect("chunks_exact gives sixteen");
+        let y: [u8; 16] = y.try_into().expect("chunks_exact gives sixteen");
+        let differ = u128::from_le_bytes(x) ^ u128::from_le_bytes(y);
+        if differ != 0 {
+            return len + (differ.trailing_zeros() / 8) as usize;
+        }
+        len += 16;
+    }
+    let tail = a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count();
+    len + tail
 }
 
 fn shape_names(index: &Index, id: u32) -> &[Span] {
@@ -1040,10 +1274,11 @@ fn quoted_end(body: &[u8], at: usize) -> Option<usize> {
 }
 
 /// The closing quote of a value that can be written as it is; `None` for any other.
+#[inline]
 fn plain_value_end(body: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
-        at += memchr::memchr3(b'"', b'\\', b'\n', body.get(at..)?)?;
+        at += find_special(body.get(at..)?)?;
         match body[at] {
             b'"' => return Some(at),
             b'\\' if matches!(body.get(at + 1), Some(b'\\' | b'"' | b'n')) => at += 2,
@@ -1052,7 +1287,33 @@ fn plain_value_end(body: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-fn collect_plain_names(body: &[u8], start: usize, spans: &mut Vec<Span>) -> Option<()> {
+/// The first quote, backslash or line feed. Most values are short: eight bytes at a time cost less than a call.
+#[inline]
+fn find_special(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let mut at = 0;
+    let mut rest = text;
+    for _ in 0..4 {
+        let Some((chunk, after)) = rest.split_first_chunk::<8>() else {
+            break;
+        };
+        let word = u64::from_le_bytes(*chunk);
+        let hits = zero_bytes(word ^ (ONES * u64::from(b'"')))
+            | zero_bytes(word ^ (ONES * u64::from(b'\\')))
+            | zero_bytes(word ^ (ONES * u64::from(b'\n')));
+        if hits != 0 {
+            return Some(at + (hits.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+        rest = after;
+    }
+    memchr::memchr3(b'"', b'\\', b'\n', rest).map(|found| at + found)
+}
+
+/// Names and values of plain labels by turns, from after the opening brace; gives the closing one's position.
+fn collect_plain(body: &[u8], start: usize, spans: &mut Vec<Span>) -> Option<usize> {
     let mut at = start;
     loop {
         let len = name::label_name_len(body.get(at..)?);
@@ -1060,10 +1321,12 @@ fn collect_plain_names(body: &[u8], start: usize, spans: &mut Vec<Span>) -> Opti
             return None;
         }
         spans.push(Span::new(at, at + len));
-        at = plain_value_end(body, at + len + 2)? + 1;
+        let value = at + len + 2;
+        at = plain_value_end(body, value)? + 1;
+        spans.push(Span::new(value, at - 1));
         match body.get(at) {
             Some(b',') => at += 1,
-            Some(b'}') => return Some(()),
+            Some(b'}') => return Some(at),
             _ => return None,
         }
     }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use super::line::Line;
 use super::model::{Ambient, Group, Sample, Suffix, Suffixes, Type};
 use super::negotiate::{Answer, Format};
-use super::{Conflict, ConflictKind, Exposition, Part, name, number};
+use super::{Conflict, ConflictKind, Exposition, Part, dedup, name, number};
 
 /// One family of the answer.
 #[derive(Debug)]
@@ -53,8 +53,43 @@ pub(super) fn is_renamed(part: &Part, decoded: &[u8]) -> bool {
 struct Slot {
     name: Vec<u8>,
     kind: Type,
-    /// Sample names, and where each comes from.
-    entries: Vec<(Vec<u8>, Entry)>,
+    samples: Vec<SampleName>,
+}
+
+/// A sample name of a family, and where it comes from: in the order of the parts.
+#[derive(Debug)]
+struct SampleName {
+    name: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Slot {
+    fn is_empty(&self) -> bool {
+        self.samples.iter().all(|sample| sample.entries.is_empty())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.samples.iter().flat_map(|sample| &sample.entries)
+    }
+
+    /// The position of a sample name, added where it is new.
+    fn sample(&mut self, name: &[u8]) -> usize {
+        self.samples.iter().position(|sample| sample.name == name).unwrap_or_else(|| {
+            self.samples.push(SampleName {
+                name: name.to_vec(),
+                entries: Vec::new(),
+            });
+            self.samples.len() - 1
+        })
+    }
+}
+
+/// Where samples of one ending go: slot, sample name in it.
+#[derive(Debug, Clone, Copy)]
+struct Destination {
+    slot: usize,
+    sample: usize,
+    suffixes: Suffixes,
 }
 
 /// The families of the answer, in the order of their first sample, and what could not be settled without loss.
@@ -90,47 +125,56 @@ type GroupKey = (Vec<u8>, Option<Type>, Suffixes, bool, Option<Type>);
 impl Planner<'_> {
     /// Says every group in the answer's terms.
     fn collect(&mut self) {
-        let mut known: HashMap<GroupKey, Vec<(usize, Vec<u8>, Suffixes)>, foldhash::quality::RandomState> =
-            HashMap::default();
+        let mut known: HashMap<GroupKey, usize, foldhash::quality::RandomState> = HashMap::default();
+        let mut places: Vec<Vec<Destination>> = Vec::new();
+        // Targets of one kind say the same things in the same order: then nothing needs to be looked up.
+        let mut before: Option<(&Part, &Exposition)> = None;
+        let mut places_before: Vec<usize> = Vec::new();
+        let mut places_now: Vec<usize> = Vec::new();
         if self.synthetic_up {
             self.slot(b"up".to_vec(), Type::Gauge);
         }
-        for (part_id, part) in self.parts.iter().enumerate() {
+        for (part_id, part) in (0_u32..).zip(self.parts) {
             let Some(exposition) = &part.exposition else {
                 continue;
             };
             let folds = self.created_families(exposition);
-            for (group_id, group) in exposition.index.groups.iter().enumerate() {
+            places_now.clear();
+            for (group_id, group) in (0_u32..).zip(&exposition.index.groups) {
                 if group.runs.0 == group.runs.1 {
+                    places_now.push(NOWHERE);
                     continue;
                 }
-                let decoded = group.name.decode(&exposition.body);
-                let fold = folds.get(&*decoded).copied();
-                let lacks = group.notes & Group::LACKS_LABEL != 0;
-                let key = (
-                    output_name(part, &decoded, self.answer),
-                    group.kind,
-                    group.suffixes,
-                    lacks,
-                    fold,
+                let as_before = before.filter(|(other, _)| other.own == part.own && folds.is_empty()).and_then(
+                    |(_, other)| {
+                        let position = group_id as usize;
+                        let place = *places_before.get(position)?;
+                        (place != NOWHERE && same_terms(exposition, group, other, other.index.groups.get(position)?))
+                            .then_some(place)
+                    },
                 );
-                if !known.contains_key(&key) {
-                    let places = self.places(&key);
-                    known.insert(key.clone(), places);
-                }
-                #[allow(
-                    clippy::cast_possible_truncation,
-                    reason = "parts and groups are counted in 32 bits"
-                )]
-                for (slot, sample, suffixes) in &known[&key] {
-                    let entry = Entry {
-                        part: part_id as u32,
-                        group: group_id as u32,
-                        suffixes: *suffixes,
-                    };
-                    self.slots[*slot].entries.push((sample.clone(), entry));
+                let place = as_before.unwrap_or_else(|| {
+                    let decoded = group.name.decode(&exposition.body);
+                    let fold = folds.get(&*decoded).copied();
+                    let lacks = group.notes & Group::LACKS_LABEL != 0;
+                    let key = (output_name(part, &decoded, self.answer), group.kind, group.suffixes, lacks, fold);
+                    *known.entry(key).or_insert_with_key(|key| {
+                        places.push(self.places(key));
+                        places.len() - 1
+                    })
+                });
+                places_now.push(place);
+                for destination in &places[place] {
+                    self.slots[destination.slot].samples[destination.sample].entries.push(Entry {
+                        part: part_id,
+                        group: group_id,
+                        suffixes: destination.suffixes,
+                    });
                 }
             }
+            // What is folded in goes elsewhere than it would without its family.
+            before = folds.is_empty().then_some((part, exposition));
+            std::mem::swap(&mut places_before, &mut places_now);
         }
     }
 
@@ -182,7 +226,7 @@ impl Planner<'_> {
     }
 
     /// Where the samples of such a group go: slot, sample name, endings.
-    fn places(&mut self, key: &GroupKey) -> Vec<(usize, Vec<u8>, Suffixes)> {
+    fn places(&mut self, key: &GroupKey) -> Vec<Destination> {
         let (name, kind, suffixes, lacks, fold) = key;
         let mut places = Vec::new();
         for suffix in suffixes.iter() {
@@ -195,7 +239,12 @@ impl Planner<'_> {
             } else {
                 self.place(name, *kind, suffix, &sample, *lacks)
             };
-            places.push((self.slot(family, kind), sample, suffix.bit()));
+            let slot = self.slot(family, kind);
+            places.push(Destination {
+                slot,
+                sample: self.slots[slot].sample(&sample),
+                suffixes: suffix.bit(),
+            });
         }
         places
     }
@@ -256,7 +305,7 @@ impl Planner<'_> {
                 slots.push(Slot {
                     name: name.clone(),
                     kind: *kind,
-                    entries: Vec::new(),
+                    samples: Vec::new(),
                 });
                 slots.len() - 1
             })
@@ -270,17 +319,9 @@ impl Planner<'_> {
     fn by_sample(&self) -> BTreeMap<Vec<u8>, Vec<usize>> {
         let mut found: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
         for (id, slot) in self.slots.iter().enumerate() {
-            for (sample, _) in &slot.entries {
-                match found.get_mut(sample) {
-                    Some(slots) if slots.last() == Some(&id) => {}
-                    Some(slots) => slots.push(id),
-                    None => drop(found.insert(sample.clone(), vec![id])),
-                }
+            for sample in slot.samples.iter().filter(|sample| !sample.entries.is_empty()) {
+                found.entry(sample.name.clone()).or_default().push(id);
             }
-        }
-        for slots in found.values_mut() {
-            slots.sort_unstable();
-            slots.dedup();
         }
         found
     }
@@ -309,25 +350,24 @@ impl Planner<'_> {
             }
             for slot in slots {
                 if slot != target {
-                    let moved = self.take(slot, &sample);
-                    self.slots[target].entries.extend(moved);
+                    self.move_sample(slot, &sample, target);
                 }
             }
         }
     }
 
-    fn take(&mut self, slot: usize, sample: &[u8]) -> Vec<(Vec<u8>, Entry)> {
-        let entries = std::mem::take(&mut self.slots[slot].entries);
-        let (moved, kept) = entries.into_iter().partition(|(name, _)| name == sample);
-        self.slots[slot].entries = kept;
-        moved
+    fn move_sample(&mut self, from: usize, sample: &[u8], to: usize) {
+        let position = self.slots[from].sample(sample);
+        let entries = std::mem::take(&mut self.slots[from].samples[position].entries);
+        let position = self.slots[to].sample(sample);
+        self.slots[to].samples[position].entries.extend(entries);
     }
 
     /// Makes every family that shares a name with another one untyped, one family per sample name.
     fn degrade(&mut self) {
         let mut claims: BTreeMap<Vec<u8>, Vec<usize>> = BTreeMap::new();
         for (id, slot) in self.slots.iter().enumerate() {
-            if slot.entries.is_empty() && !self.is_pinned(id) {
+            if slot.is_empty() && !self.is_pinned(id) {
                 continue;
             }
             let mut names: Vec<Vec<u8>> = reserved(slot.kind, self.open_metrics)
@@ -335,7 +375,8 @@ impl Planner<'_> {
                 .map(|suffix| [&slot.name, suffix.as_str().as_bytes()].concat())
                 .collect();
             names.push(slot.name.clone());
-            names.extend(slot.entries.iter().map(|(sample, _)| sample.clone()));
+            let samples = slot.samples.iter().filter(|sample| !sample.entries.is_empty());
+            names.extend(samples.map(|sample| sample.name.clone()));
             names.sort_unstable();
             names.dedup();
             for name in names {
@@ -384,11 +425,31 @@ impl Planner<'_> {
                 }
             }
         }
+        let timed = |part: &Part| part.exposition.as_ref().is_some_and(|found| found.index.has_timestamps);
+        if self.open_metrics && self.parts.iter().any(timed) {
+            for (id, doomed) in doomed.iter_mut().enumerate() {
+                let slot = &self.slots[id];
+                let entries: Vec<Entry> = slot.entries().copied().collect();
+                if !*doomed && dedup::mixes_times(self.parts, slot.kind, &slot.name, &entries, self.answer) {
+                    *doomed = true;
+                    let what = format!(
+                        "{} with timestamps on some of a metric's samples",
+                        slot.kind.as_str(true)
+                    );
+                    self.conflicts
+                        .insert((slot.name.clone(), ConflictKind::Type), what);
+                }
+            }
+        }
         for (id, doomed) in doomed.into_iter().enumerate() {
             if doomed {
-                for (sample, entry) in std::mem::take(&mut self.slots[id].entries) {
-                    let target = self.slot(sample.clone(), Type::Unknown);
-                    self.slots[target].entries.push((sample, entry));
+                for sample in 0..self.slots[id].samples.len() {
+                    let name = self.slots[id].samples[sample].name.clone();
+                    let target = self.slot(name.clone(), Type::Unknown);
+                    // A family that was untyped before stays what it is.
+                    if target != id {
+                        self.move_sample(id, &name, target);
+                    }
                 }
             }
         }
@@ -403,7 +464,7 @@ impl Planner<'_> {
             return false;
         };
         let mut line = Line::default();
-        slot.entries.iter().any(|(_, entry)| {
+        slot.entries().any(|entry| {
             let Some(exposition) = &self.parts[entry.part as usize].exposition else {
                 return false;
             };
@@ -419,31 +480,26 @@ impl Planner<'_> {
 
     /// The families in order, with the metadata that the targets agree on.
     fn finish(mut self) -> (Vec<Family>, Vec<Conflict>) {
-        let mut slots: Vec<Slot> = std::mem::take(&mut self.slots)
-            .into_iter()
-            .filter(|slot| {
-                !slot.entries.is_empty()
-                    || self.synthetic_up && slot.name == b"up" && slot.kind == Type::Gauge
-            })
-            .collect();
         let parts = self.parts;
-        let place = |entry: &Entry| {
-            (
-                entry.part,
-                first_sample(parts, entry),
-                entry.group,
-                entry.suffixes,
-            )
-        };
-        for slot in &mut slots {
-            slot.entries.sort_by_key(|(_, entry)| place(entry));
+        let place = |entry: &Entry| (entry.part, first_sample(parts, entry), entry.group, entry.suffixes);
+        let mut found: Vec<(Slot, Vec<Entry>)> = Vec::new();
+        for (id, mut slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
+            let pinned = id == 0 && self.synthetic_up;
+            slot.samples.retain(|sample| !sample.entries.is_empty());
+            if slot.samples.is_empty() && !pinned {
+                continue;
+            }
+            let mut entries: Vec<Entry> =
+                slot.samples.iter_mut().flat_map(|sample| std::mem::take(&mut sample.entries)).collect();
+            // One group of each part, in their order, needs no sorting; that is most families.
+            if !entries.windows(2).all(|pair| pair[0].part < pair[1].part) {
+                entries.sort_by_key(place);
+            }
+            found.push((slot, entries));
         }
-        let synthetic_up = self.synthetic_up;
-        slots.sort_by_key(|slot| {
-            let pinned = synthetic_up && slot.name == b"up" && slot.kind == Type::Gauge;
-            (!pinned, slot.entries.first().map(|(_, entry)| place(entry)))
-        });
-        let families = slots.into_iter().map(|slot| self.family(slot)).collect();
+        let pinned = usize::from(self.synthetic_up);
+        found[pinned..].sort_by_key(|(_, entries)| entries.first().map(place));
+        let families = found.into_iter().map(|(slot, entries)| self.family(slot, entries)).collect();
         let conflicts = std::mem::take(&mut self.conflicts)
             .into_iter()
             .map(|((family, kind), detail)| Conflict {
@@ -455,14 +511,14 @@ impl Planner<'_> {
         (families, conflicts)
     }
 
-    fn family(&mut self, slot: Slot) -> Family {
+    fn family(&mut self, slot: Slot, all: Vec<Entry>) -> Family {
         let mut help: Vec<u8> = Vec::new();
         let mut unit: Option<Vec<u8>> = None;
         let mut units_differ = false;
         let mut helps_differ = false;
-        let mut entries: Vec<Entry> = Vec::with_capacity(slot.entries.len());
+        let mut entries: Vec<Entry> = Vec::with_capacity(all.len());
         let mut last_help = None;
-        for (_, entry) in &slot.entries {
+        for entry in &all {
             if let Some(last) = entries.last_mut()
                 && last.part == entry.part
                 && last.group == entry.group
@@ -527,6 +583,19 @@ impl Planner<'_> {
     fn note(&mut self, name: &[u8], kind: ConflictKind, detail: &str) {
         self.conflicts.insert((name.to_vec(), kind), detail.to_owned());
     }
+}
+
+/// A group without samples.
+const NOWHERE: usize = usize::MAX;
+
+/// Whether two groups of two bodies would be said in the same terms.
+fn same_terms(exposition: &Exposition, group: &Group, other: &Exposition, before: &Group) -> bool {
+    exposition.open_metrics == other.open_metrics
+        && group.kind == before.kind
+        && group.suffixes == before.suffixes
+        && (group.notes ^ before.notes) & Group::LACKS_LABEL == 0
+        && group.name.quoted == before.name.quoted
+        && group.name.span.of(&exposition.body) == before.name.span.of(&other.body)
 }
 
 /// Where a group begins in its body. Groups are numbered in the order in which their names were seen, which is another

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use super::line::Line;
 use super::model::Ambient;
-use super::name::{self, Escaping};
+use super::name;
+use super::negotiate::Answer;
 use super::number;
 
 /// A label value: as it stood in the body and may stand in the answer, or decoded.
@@ -54,7 +55,7 @@ pub(super) fn relabel<'a>(
     body: &'a [u8],
     line: &Line,
     added: &'a [(String, String)],
-    escaping: Escaping,
+    answer: &Answer,
     bounds: Bounds,
 ) -> Vec<(Cow<'a, [u8]>, Value<'a>)> {
     let mut labels: Vec<(Cow<'a, [u8]>, Value<'a>)> = Vec::with_capacity(line.labels.len() + added.len());
@@ -64,16 +65,20 @@ pub(super) fn relabel<'a>(
         } else {
             Cow::Borrowed(label.name.span.of(body))
         };
-        let mut output = match name::escape_label(&decoded, escaping) {
+        let output = match name::escape_label(&decoded, answer.escaping) {
             Cow::Borrowed(_) => decoded,
-            Cow::Owned(escaped) => Cow::Owned(escaped),
-        };
-        if label.name.quoted {
-            // Two names may become one under escaping; a sample with a label twice would fail the whole answer.
-            while labels.iter().any(|(other, _)| *other == output) {
-                output.to_mut().push(b'_');
+            Cow::Owned(mut escaped) => {
+                // Two names may become one under escaping; a sample with a label twice would fail the whole answer.
+                let taken = |name: &[u8]| {
+                    labels.iter().any(|(other, _)| **other == *name)
+                        || line.labels.iter().any(|other| *other.name.decode(body) == *name)
+                };
+                while taken(&escaped) {
+                    escaped.push(b'_');
+                }
+                Cow::Owned(escaped)
             }
-        }
+        };
         let raw = label.value.of(body);
         let value = if name::is_legal_value(raw) {
             Value::Raw(raw)
@@ -83,7 +88,7 @@ pub(super) fn relabel<'a>(
         let value = respell(&output, value, bounds);
         labels.push((output, value));
     }
-    add(&mut labels, added);
+    add(&mut labels, added, answer.empty_is_taken);
     labels
 }
 
@@ -103,7 +108,11 @@ fn respell<'a>(name: &[u8], value: Value<'a>, bounds: Bounds) -> Value<'a> {
 }
 
 /// Adds labels as Prometheus adds a target's: they win, and what they push aside becomes `exported_<name>`.
-fn add<'a>(labels: &mut Vec<(Cow<'a, [u8]>, Value<'a>)>, added: &'a [(String, String)]) {
+fn add<'a>(
+    labels: &mut Vec<(Cow<'a, [u8]>, Value<'a>)>,
+    added: &'a [(String, String)],
+    empty_is_taken: bool,
+) {
     let mut pushed_aside: Vec<usize> = Vec::new();
     let mut order: Vec<&(String, String)> = added.iter().collect();
     order.sort_by(|a, b| a.0.cmp(&b.0));
@@ -126,7 +135,7 @@ fn add<'a>(labels: &mut Vec<(Cow<'a, [u8]>, Value<'a>)>, added: &'a [(String, St
             let taken = taken_by_added(&renamed)
                 || labels
                     .iter()
-                    .any(|(other, value)| **other == *renamed && !value.is_empty());
+                    .any(|(other, value)| **other == *renamed && (empty_is_taken || !value.is_empty()));
             if !taken {
                 break;
             }
@@ -194,7 +203,7 @@ mod tests {
             body.as_bytes(),
             &line,
             &added,
-            Escaping::Underscores,
+            &Answer::default(),
             Bounds::default(),
         );
         let mut out = Vec::new();

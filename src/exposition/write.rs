@@ -7,7 +7,7 @@ use super::name;
 use super::negotiate::{Answer, Format};
 use super::plan::{self, Entry, Family};
 use super::relabel::{self, Bounds};
-use super::{Conflict, Exposition, Part, number};
+use super::{Conflict, Exposition, Part, Pool, number};
 
 /// Several expositions merged: planned, not yet written.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub struct Merged {
     orders: Vec<(u32, u32, Vec<Place>)>,
     n_samples: usize,
     n_dropped: usize,
+    pub(super) pool: Option<Pool>,
 }
 
 /// What the writer needs of one part at each of its samples.
@@ -66,6 +67,7 @@ pub fn merge(parts: Vec<Part>, answer: &Answer) -> Merged {
         orders,
         n_samples: n_samples - n_dropped,
         n_dropped,
+        pool: None,
     }
 }
 
@@ -158,11 +160,13 @@ impl Merged {
     /// Writes the answer in chunks of about `chunk_bytes`; stops early when `sink` returns false.
     pub fn write(&self, chunk_bytes: usize, sink: &mut dyn FnMut(Vec<u8>) -> bool) {
         let mut out = Out {
-            buffer: Vec::with_capacity(chunk_bytes + chunk_bytes / 8),
+            buffer: Vec::new(),
+            pool: self.pool.as_ref(),
             chunk_bytes: chunk_bytes.max(1),
             sink,
             stopped: false,
         };
+        out.buffer = out.fresh();
         let mut line = Line::default();
         for (family_id, family) in (0..).zip(&self.families) {
             self.write_family(family_id, family, &mut line, &mut out);
@@ -298,15 +302,25 @@ impl Merged {
 
 struct Out<'a> {
     buffer: Vec<u8>,
+    pool: Option<&'a Pool>,
     chunk_bytes: usize,
     sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
     stopped: bool,
 }
 
 impl Out<'_> {
+    /// A buffer for one chunk, and for the sample that goes past its end.
+    fn fresh(&self) -> Vec<u8> {
+        let capacity = self.chunk_bytes + self.chunk_bytes / 8;
+        match self.pool {
+            Some(pool) => pool.chunk(capacity),
+            None => Vec::with_capacity(capacity),
+        }
+    }
+
     fn flush(&mut self) {
         if self.buffer.len() >= self.chunk_bytes {
-            let next = Vec::with_capacity(self.buffer.capacity());
+            let next = self.fresh();
             let full = std::mem::replace(&mut self.buffer, next);
             self.stopped |= !(self.sink)(full);
         }
@@ -399,7 +413,7 @@ impl Block<'_> {
             return;
         }
         let written = out.len();
-        let labels = relabel::relabel(body, line, &self.part.labels, self.answer.escaping, self.bounds);
+        let labels = relabel::relabel(body, line, &self.part.labels, self.answer, self.bounds);
         let name = plan::output_name(self.part, &line.name.decode(body), self.answer);
         relabel::write_series(&name, &labels, out);
         out.push(b' ');
@@ -459,10 +473,17 @@ impl Block<'_> {
             .exemplar_labels
             .last()
             .is_some_and(|label| body.get(label.value.end as usize + 1) == Some(&b','));
+        // The reference parser trips over an escaped quote here; a Prometheus does not.
+        let escaped_quote = !self.answer.prometheus
+            && line
+                .exemplar_labels
+                .iter()
+                .any(|label| name::unescape(label.value.of(body)).contains(&b'"'));
         let twice = super::line::find_twice(body, &line.exemplar_labels).is_some();
         if !(total || bucket)
             || characters > 128
             || twice
+            || escaped_quote
             || quoted && self.answer.escaping != name::Escaping::AllowUtf8
         {
             return;

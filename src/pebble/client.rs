@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::header::{AUTHORIZATION, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::client::legacy;
 use hyper_util::rt::TokioExecutor;
@@ -60,9 +59,7 @@ impl Client {
 
     /// Asks for a resource.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, PebbleError> {
-        let (request, status, body) = self
-            .send(Method::GET, path, None, Bytes::new(), READ_LIMIT)
-            .await?;
+        let (request, status, body) = self.send(Method::GET, path, Bytes::new(), READ_LIMIT).await?;
         let envelope = envelope(&request, status, &body)?;
         serde_json::from_value(envelope.result).map_err(|source| PebbleError::Answer { request, source })
     }
@@ -74,7 +71,7 @@ impl Client {
         body: &serde_json::Value,
     ) -> Result<(serde_json::Value, String), PebbleError> {
         let body = Bytes::from(body.to_string());
-        let (request, status, body) = self.send(Method::POST, path, None, body, WRITE_LIMIT).await?;
+        let (request, status, body) = self.send(Method::POST, path, body, WRITE_LIMIT).await?;
         let envelope = envelope(&request, status, &body)?;
         Ok((envelope.result, envelope.change))
     }
@@ -83,12 +80,9 @@ impl Client {
     pub(super) async fn get_raw(
         &self,
         path: &str,
-        credential: Option<HeaderValue>,
         limit: Duration,
     ) -> Result<(StatusCode, Bytes), PebbleError> {
-        let (_, status, body) = self
-            .send(Method::GET, path, credential, Bytes::new(), limit)
-            .await?;
+        let (_, status, body) = self.send(Method::GET, path, Bytes::new(), limit).await?;
         Ok((status, body))
     }
 
@@ -96,7 +90,6 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        credential: Option<HeaderValue>,
         body: Bytes,
         limit: Duration,
     ) -> Result<(String, StatusCode, Bytes), PebbleError> {
@@ -104,9 +97,6 @@ impl Client {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = hyperlocal::Uri::new(&self.socket, path).into();
-        if let Some(credential) = credential {
-            request.headers_mut().insert(AUTHORIZATION, credential);
-        }
         let exchange = async {
             let response = self
                 .http

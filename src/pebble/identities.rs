@@ -1,29 +1,15 @@
-//! `/v1/identities`, hashes that Pebble verifies, and the proof that a credential works.
-//!
-//! Pebble never shows a hash again, so "is it right already?" is answered by trying the credential.
+//! `/v1/identities`, and hashes that Pebble verifies.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 use zeroize::Zeroizing;
 
-use super::{Client, PebbleError};
+use super::{Client, PebbleError, Version};
 use crate::layer::{Marker, Username};
-use crate::secret::{Credential, Password};
-
-/// How long a proof may take: a hash or two under Pebble's global lock.
-const PROOF_LIMIT: Duration = Duration::from_secs(5);
+use crate::secret::Password;
 
 /// An identity as Pebble shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -65,16 +51,22 @@ pub struct Change {
 }
 
 impl Change {
-    fn to_json(&self, hash: Option<&str>) -> Value {
+    fn to_json(&self, version: &Version, hash: Option<&str>) -> Value {
+        // Nothing hashes to `!`: a marker cannot log in, and could do nothing if it did. Pebble 1.19 has no other access
+        // than metrics for a password.
+        let access = if version.has_untrusted_passwords() {
+            "untrusted"
+        } else {
+            "metrics"
+        };
         let mut identities = serde_json::Map::new();
         for name in &self.remove {
             identities.insert(name.clone(), Value::Null);
         }
         for marker in &self.mark {
-            // Nothing hashes to `!`: a marker cannot log in, and could do nothing if it did.
             identities.insert(
                 marker.name(),
-                json!({"access": "untrusted", "basic": {"password": "!"}}),
+                json!({"access": access, "basic": {"password": "!"}}),
             );
         }
         if let (Some(username), Some(hash)) = (&self.write, hash) {
@@ -84,28 +76,6 @@ impl Change {
             );
         }
         json!({"action": "replace", "identities": identities})
-    }
-}
-
-/// What trying a credential showed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// It is in force, with metrics access.
-    Works,
-    /// It is not.
-    Fails,
-    /// Could not be told.
-    Unknown,
-}
-
-impl Proof {
-    /// The word for metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Works => "works",
-            Self::Fails => "fails",
-            Self::Unknown => "unknown",
-        }
     }
 }
 
@@ -125,85 +95,33 @@ fn hash_with_salt(password: &[u8], salt: &[u8; 12]) -> Zeroizing<String> {
     Zeroizing::new(hash.as_str().replacen("rounds=5000$", "", 1))
 }
 
-/// The value of an Authorization header; marked so that nothing prints it.
-fn basic(credential: &Credential) -> HeaderValue {
-    let mut pair = Zeroizing::new(Vec::with_capacity(
-        credential.username.as_str().len() + 1 + credential.password.expose().len(),
-    ));
-    pair.extend_from_slice(credential.username.as_str().as_bytes());
-    pair.push(b':');
-    pair.extend_from_slice(credential.password.expose());
-    let encoded = Zeroizing::new(BASE64_STANDARD.encode(&*pair));
-    let text = Zeroizing::new(format!("Basic {}", *encoded));
-    let mut value = HeaderValue::from_str(&text).expect("base64 is visible ASCII");
-    value.set_sensitive(true);
-    value
-}
-
 impl Client {
     /// All identities, by name.
     pub async fn identities(&self) -> Result<BTreeMap<String, IdentityInfo>, PebbleError> {
         Ok(self.get::<Option<_>>("/v1/identities").await?.unwrap_or_default())
     }
 
-    /// Applies a change, all or nothing. `password` is that of [`Change::write`].
+    /// Applies a change, all or nothing, to a Pebble of this version. `password` is that of [`Change::write`].
     pub async fn change_identities(
         &self,
+        version: &Version,
         change: &Change,
         password: Option<&Password>,
     ) -> Result<(), PebbleError> {
         let hash = password.map(hash_password);
-        let body = change.to_json(hash.as_deref().map(String::as_str));
+        let body = change.to_json(version, hash.as_deref().map(String::as_str));
         self.post("/v1/identities", &body).await.map(|_| ())
     }
 
     /// Tells whether we may write, by a change that changes nothing. A refusal makes Pebble log a CRITICAL line.
     pub async fn is_admin(&self) -> Result<bool, PebbleError> {
-        match self.change_identities(&Change::default(), None).await {
+        match self
+            .change_identities(&Version::default(), &Change::default(), None)
+            .await
+        {
             Ok(()) => Ok(true),
             Err(error) if error.is_denied() => Ok(false),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Tries a credential on Pebble's TCP address. Costs Pebble one hash, and no security line.
-    pub async fn prove_over_http(&self, address: SocketAddr, credential: &Credential) -> Proof {
-        let exchange = async {
-            let stream = tokio::net::TcpStream::connect(address).await.ok()?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                .await
-                .ok()?;
-            let request = Request::get("/v1/metrics")
-                .header(HOST, address.to_string())
-                .header(AUTHORIZATION, basic(credential))
-                .body(Empty::<Bytes>::new())
-                .expect("a constant path and valid headers");
-            tokio::select! {
-                response = sender.send_request(request) => response.ok().map(|response| response.status()),
-                _ = connection => None,
-            }
-        };
-        match tokio::time::timeout(PROOF_LIMIT, exchange).await {
-            Ok(Some(StatusCode::OK)) => Proof::Works,
-            Ok(Some(StatusCode::UNAUTHORIZED)) => Proof::Fails,
-            _ => Proof::Unknown,
-        }
-    }
-
-    /// Tries a credential on the socket, where Pebble does not listen on TCP: what matches is let in with metrics access
-    /// only, which is refused the services; what does not match is let in as our own user, who may read them. Makes
-    /// Pebble log a security line when the credential works.
-    pub async fn prove_over_socket(&self, credential: &Credential) -> Proof {
-        const SERVICES: &str = "/v1/services";
-        // Without this, a user of ours that may not even read would count as proof.
-        match self.get_raw(SERVICES, None, PROOF_LIMIT).await {
-            Ok((StatusCode::OK, _)) => {}
-            _ => return Proof::Unknown,
-        }
-        match self.get_raw(SERVICES, Some(basic(credential)), PROOF_LIMIT).await {
-            Ok((StatusCode::UNAUTHORIZED, _)) => Proof::Works,
-            Ok((StatusCode::OK, _)) => Proof::Fails,
-            _ => Proof::Unknown,
         }
     }
 }
@@ -238,15 +156,21 @@ mod tests {
             mark: vec![Marker::new(user("new"), Ownership::Secret)],
             remove: vec!["old".to_owned(), "metrics-proxy-owner--old".to_owned()],
         };
-        assert_eq!(
-            change.to_json(Some("$6$x$y")),
-            json!({"action": "replace", "identities": {
-                "old": null,
-                "metrics-proxy-owner--old": null,
-                "new": {"access": "metrics", "basic": {"password": "$6$x$y"}},
-                "metrics-proxy-owner--new": {"access": "untrusted", "basic": {"password": "!"}},
-            }})
-        );
+        for (version, access) in [
+            ("v1.26.0", "untrusted"),
+            ("v1.19.0", "metrics"),
+            ("unknown", "untrusted"),
+        ] {
+            assert_eq!(
+                change.to_json(&Version::from(version.to_owned()), Some("$6$x$y")),
+                json!({"action": "replace", "identities": {
+                    "old": null,
+                    "metrics-proxy-owner--old": null,
+                    "new": {"access": "metrics", "basic": {"password": "$6$x$y"}},
+                    "metrics-proxy-owner--new": {"access": access, "basic": {"password": "!"}},
+                }})
+            );
+        }
     }
 
     #[test]
@@ -264,16 +188,5 @@ mod tests {
         assert!(!check(
             json!({"access": "metrics", "basic": {"password": "*****"}, "local": {"user-id": 1}})
         ));
-    }
-
-    #[test]
-    fn a_credential_is_sent_as_basic_and_never_shown() {
-        let credential = Credential {
-            username: Username::parse("alice").unwrap(),
-            password: Password::try_new(Zeroizing::new(b"p:w".to_vec())).unwrap(),
-        };
-        let value = basic(&credential);
-        assert_eq!(value.to_str().unwrap(), "Basic YWxpY2U6cDp3");
-        assert_eq!(format!("{value:?}"), "Sensitive");
     }
 }

@@ -56,7 +56,7 @@ impl OwnMetrics {
             body: last.take().and_then(|answer| answer.body),
             until: Instant::now() + KEEP,
         });
-        let (body, keep) = match client.get_raw("/v1/metrics", None, LIMIT).await {
+        let (body, keep) = match client.get_raw("/v1/metrics", LIMIT).await {
             Ok((StatusCode::OK, body)) => (Some(body), KEEP),
             // Refused, or older than 1.19.
             Ok(_) => (None, self.refused_interval.max(KEEP)),

@@ -53,10 +53,19 @@ pub struct Version {
     major_minor: Option<(u32, u32)>,
 }
 
+/// The first Pebble known to take passwords for other access than metrics; 1.19 does not.
+const UNTRUSTED_PASSWORDS: (u32, u32) = (1, 26);
+
 /// The first Pebble with `/v1/metrics`, basic identities and the check field `startup`.
 const OLDEST: (u32, u32) = (1, 19);
 
 impl Version {
+    /// Whether an identity with a password may have access `untrusted`.
+    pub(super) fn has_untrusted_passwords(&self) -> bool {
+        self.major_minor
+            .is_none_or(|version| version >= UNTRUSTED_PASSWORDS)
+    }
+
     /// Whether it lacks what we need. A version that we cannot read is taken for a new one.
     pub fn is_too_old(&self) -> bool {
         self.major_minor.is_some_and(|version| version < OLDEST)

@@ -22,8 +22,9 @@ use crate::config;
 /// An idle connection outlives the usual scrape intervals of up to a minute.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// A held frame pins the read buffer; a small one costs nothing at these speeds.
-const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Each connection that is kept keeps its read buffer: with thousands of pods a large one costs more memory than their
+/// bodies, and is no faster here.
+const READ_BUFFER_BYTES: usize = 16 << 10;
 
 /// Why a request could not be made or was not answered.
 #[derive(Debug, thiserror::Error)]

@@ -411,6 +411,39 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_understood_or_refused(
+            words in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "username", "password", "content", "Data", "a", ":", ": ", "\n", "\n  ", "- ", "{", "}", "[", "]", ",",
+                    "\"", "'", "&x ", "*x", "|", "\t", "#", "---\n", "!!str ", "\u{feff}", "1", "null", "? ", "%",
+                ]),
+                0..40,
+            ),
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+        ) {
+            // No panic, and what is usable keeps its own rules.
+            for reading in [parse_file(words.concat().as_bytes()), parse_file(&bytes)] {
+                if let Reading::Usable(credential) = reading {
+                    proptest::prop_assert!(!credential.password.expose().is_empty());
+                    proptest::prop_assert!(!credential.password.expose().contains(&0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn deep_and_repeated_yaml_is_refused() {
+        for text in [
+            "[".repeat(6_000),
+            "{a: ".repeat(2_000),
+            format!("a: &a [{}]\n", "x,".repeat(1000)) + &"b: [*a,*a,*a,*a,*a,*a,*a,*a]\n".repeat(50),
+        ] {
+            assert!(!matches!(parse_file(text.as_bytes()), Reading::Usable(_)));
+        }
+    }
+
     #[test]
     fn nothing_in_it_is_absence() {
         for text in ["", "\n", "# comment\n", "{}", "---\n", "a: {content: {}}", "null"] {

@@ -372,6 +372,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_swap_of_a_kubernetes_volume_is_seen() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let swap = |version: &str, password: &str| {
+            let data = dir.path().join(version);
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("username"), "a").unwrap();
+            fs::write(data.join("password"), password).unwrap();
+            symlink(version, dir.path().join("..data_tmp")).unwrap();
+            fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+        };
+        swap("..1", "one");
+        for key in ["username", "password"] {
+            symlink(format!("..data/{key}"), dir.path().join(key)).unwrap();
+        }
+        let mut watcher = Watcher::new(
+            Some(dir.path().to_owned()),
+            Duration::from_hours(1),
+            Duration::ZERO,
+        );
+        let (before, _) = watcher.look().await;
+        assert!(matches!(before, Believed::Usable(_)));
+        swap("..2", "two");
+        let look = async {
+            loop {
+                watcher.changed().await;
+                if watcher.look().await.0 != before {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), look)
+            .await
+            .expect("an event");
+        assert_eq!(watcher.credential().await.unwrap().password.expose(), b"two");
+    }
+
+    #[tokio::test]
     async fn looking_makes_no_event_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("username"), "a").unwrap();

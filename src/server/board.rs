@@ -79,6 +79,9 @@ pub struct Report {
     pub targets: Vec<TargetReport>,
     /// What is not.
     pub skipped: Vec<SkippedReport>,
+    /// What PodMonitors and ServiceMonitors say that is not honoured, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsupported: Vec<String>,
 }
 
 /// The latest scrapes by target.
@@ -180,5 +183,6 @@ pub fn report(board: &Board, snapshot: &Snapshot) -> Report {
         age_seconds: snapshot.confirmed_at.map(|at| at.elapsed().as_secs_f64()),
         targets: snapshot.targets.targets.iter().map(target).collect(),
         skipped: snapshot.targets.skipped.iter().map(skipped).collect(),
+        unsupported: snapshot.targets.unsupported.clone(),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, stream};
@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::answer::{Body, text};
 use super::{Shared, board};
 use crate::discovery::Sync;
-use crate::exposition::{self, Answer, Exposition, Limits, Part, gzip_member, merge};
+use crate::exposition::{self, Answer, DeflatedBlock, Exposition, GzipStream, Limits, Part, deflate_block};
 use crate::scrape::{Outcome, ScrapeError, TIMEOUT_HEADER, budget};
 use crate::telemetry::Reason;
 
@@ -28,6 +28,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 
 /// Pieces that may wait for a slow reader; with the one in work this bounds an answer's memory beside its bodies.
 const CHUNKS_AHEAD: usize = 4;
+/// The longest wait, after a scrape, for a list that tells whether its pods still own their addresses.
+const CONFIRM_LIMIT: Duration = Duration::from_millis(250);
 
 /// Counts a request that ends before its answer is whole: its future or its body is dropped.
 struct InFlight {
@@ -81,7 +83,8 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
         let deadline = started + budget;
         let snapshot = shared
             .discovery
-            .freshen(deadline.saturating_duration_since(Instant::now()))
+            // A server that does not answer must not cost the scrape; the last set is better than none.
+            .freshen(deadline.saturating_duration_since(Instant::now()) / 4)
             .await;
         if let Sync::Pending(reason) | Sync::Refused(reason) = &snapshot.sync {
             in_flight.complete = true;
@@ -100,7 +103,8 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
             .scraper
             .fan_out(&snapshot.targets.targets, &answer, deadline)
             .await;
-        let now = shared.discovery.latest();
+        // A list from before the scrape cannot say whose body this is after it.
+        let now = shared.discovery.freshen(CONFIRM_LIMIT).await;
         for outcome in &mut outcomes {
             if outcome.result.is_ok() && !now.targets.confirms(&outcome.target) {
                 outcome.result = Err(ScrapeError::Moved);
@@ -288,7 +292,7 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
     let merging = tokio::task::spawn_blocking({
         let shared = Arc::clone(&shared);
         move || {
-            let merged = merge(parts, &answer);
+            let merged = shared.scraper.pool.merge(parts, &answer);
             note_merge(&shared, &merged);
             let mut gone = false;
             merged.write(CHUNK_BYTES, &mut |chunk| {
@@ -339,19 +343,33 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
     );
     if gzip {
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
-        framed(pieces.map(compressed).buffered(workers))
+        framed(joined(pieces.map(deflated).buffered(workers)))
     } else {
         framed(pieces)
     }
 }
 
-async fn compressed(piece: io::Result<Option<Vec<u8>>>) -> io::Result<Option<Vec<u8>>> {
+async fn deflated(piece: io::Result<Option<Vec<u8>>>) -> io::Result<Option<DeflatedBlock>> {
     match piece? {
         None => Ok(None),
-        Some(chunk) => tokio::task::spawn_blocking(move || Some(gzip_member(&chunk)))
+        Some(chunk) => tokio::task::spawn_blocking(move || Some(deflate_block(&chunk)))
             .await
             .map_err(io::Error::other),
     }
+}
+
+/// One gzip stream of the blocks. Its end is written where the merge was through, and only there.
+fn joined(
+    blocks: impl Stream<Item = io::Result<Option<DeflatedBlock>>> + Send + 'static,
+) -> impl Stream<Item = io::Result<Option<Vec<u8>>>> + Send + 'static {
+    let mut gzip = Some(GzipStream::default());
+    blocks.map(move |block| {
+        let bytes = match block? {
+            Some(block) => gzip.as_mut().map(|gzip| gzip.push(block)),
+            None => gzip.take().map(GzipStream::finish),
+        };
+        Ok(bytes)
+    })
 }
 
 fn framed(pieces: impl Stream<Item = io::Result<Option<Vec<u8>>>> + Send + 'static) -> Body {

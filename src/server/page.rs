@@ -87,7 +87,15 @@ pub(super) fn render(report: &Report, readiness: &Readiness) -> String {
             escaped(&skipped.reason)
         );
     }
-    page.push_str("</table></html>\n");
+    page.push_str("</table>");
+    if !report.unsupported.is_empty() {
+        page.push_str("<h2>Not honoured in monitors</h2><ul>");
+        for line in &report.unsupported {
+            let _ = write!(page, "<li>{}", escaped(line));
+        }
+        page.push_str("</ul>");
+    }
+    page.push_str("</html>\n");
     page
 }
 
@@ -133,6 +141,7 @@ mod tests {
                 kind: "no_ip".to_owned(),
                 reason: hostile.to_owned(),
             }],
+            unsupported: vec![hostile.to_owned()],
         };
         let readiness = Readiness {
             ready: false,
@@ -140,6 +149,6 @@ mod tests {
         };
         let page = render(&report, &readiness);
         assert!(!page.contains("<script>"));
-        assert_eq!(page.matches("&lt;script&gt;alert(&#39;x&#39;)").count(), 7);
+        assert_eq!(page.matches("&lt;script&gt;alert(&#39;x&#39;)").count(), 8);
     }
 }

@@ -3,7 +3,7 @@
 //! The set that users write already: prometheus-community's `kubernetes-pods` job, the predecessor's defaults, Istio's
 //! list. `docs/reference/annotations.md` tells users the same; keep both in step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
@@ -30,24 +30,41 @@ pub(super) struct Wanted {
     pub(super) path_label: Option<String>,
     /// Whether the form can name several endpoints, so that the port is a label.
     pub(super) port_label: bool,
+    /// http or https.
+    pub(super) scheme: Scheme,
+}
+
+impl Wanted {
+    /// Stands where a port was refused.
+    pub(super) fn unknown() -> Self {
+        Self {
+            port: 0,
+            path_and_query: String::new(),
+            path_label: None,
+            port_label: false,
+            scheme: Scheme::Http,
+        }
+    }
 }
 
 /// Something that is not scraped: a stable word and a sentence.
 pub(super) type Refusal = (&'static str, String);
 
 /// What the annotations of one pod come to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) scheme: Scheme,
-    /// Sorted, each once.
+    /// In the order in which they count.
     pub(super) wanted: Vec<Wanted>,
     /// Parts that cannot be used, while others can.
     pub(super) refused: Vec<Refusal>,
 }
 
+/// Annotations by name.
+type Annotations = BTreeMap<Box<str>, Box<str>>;
+
 /// Whether the annotations ask for a scrape at all, and else why not.
-pub(super) fn asks_for_scrape(pod: &Pod) -> Result<(), Refusal> {
-    match annotation(pod, SCRAPE) {
+pub(super) fn asks(annotations: &Annotations) -> Result<(), Refusal> {
+    match annotation(annotations, SCRAPE) {
         Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(()),
         Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Err((
             "annotated_off",
@@ -60,7 +77,7 @@ pub(super) fn asks_for_scrape(pod: &Pod) -> Result<(), Refusal> {
                 quoted(value)
             ),
         )),
-        None if annotation(pod, SCRAPE_TARGETS).is_some() => Ok(()),
+        None if annotation(annotations, SCRAPE_TARGETS).is_some() => Ok(()),
         None => Err((
             "not_annotated",
             format!("it has no annotation {SCRAPE}; set it to \"true\""),
@@ -73,35 +90,26 @@ pub(super) fn asks_for_scrape(pod: &Pod) -> Result<(), Refusal> {
 /// # Errors
 /// The one reason why nothing of it can be scraped. A bad part of a list is in [`Plan::refused`] instead.
 pub(super) fn plan(pod: &Pod, default_port: DefaultPort) -> Result<Plan, Refusal> {
-    let scheme = match annotation(pod, SCHEME).map(str::to_ascii_lowercase).as_deref() {
-        None | Some("http") => Scheme::Http,
-        Some("https") => Scheme::Https,
-        Some(other) => {
-            return Err((
-                "bad_scheme",
-                format!("the annotation {SCHEME} is {}; use http or https", quoted(other)),
-            ));
-        }
-    };
-    let query = query(pod)?;
+    let annotations = &pod.annotations;
+    let scheme = scheme(annotations)?;
+    let query = query(annotations)?;
     let mut plan = Plan {
-        scheme,
         wanted: Vec::new(),
         refused: Vec::new(),
     };
-    let port = annotation(pod, PORT);
-    match annotation(pod, SCRAPE_TARGETS) {
+    let port = annotation(annotations, PORT);
+    match annotation(annotations, SCRAPE_TARGETS) {
         // Istio's injector points the plain annotations at its agent, which answers for the whole list.
-        Some(list) if port != Some(ISTIO_MERGED_PORT) => plan.take_scrape_targets(pod, list, &query),
+        Some(list) if port != Some(ISTIO_MERGED_PORT) => plan.take_scrape_targets(pod, list, scheme, &query),
         _ => {
-            let path = normal_path(annotation(pod, PATH).unwrap_or(DEFAULT_PATH));
-            plan.take_plain(pod, port, &path, &query, default_port);
+            let form = Plain {
+                path: normal_path(annotation(annotations, PATH).unwrap_or(DEFAULT_PATH)),
+                query,
+                scheme,
+            };
+            plan.take_plain(pod, port, &form, default_port);
         }
     }
-    plan.wanted.sort();
-    // The same endpoint asked for twice is scraped once.
-    plan.wanted
-        .dedup_by(|a, b| a.port == b.port && a.path_and_query == b.path_and_query);
     if plan.wanted.is_empty() {
         // Each form pushes at least one of the two; the first refusal tells why nothing is left.
         if plan.refused.len() == 1 {
@@ -118,25 +126,13 @@ pub(super) fn plan(pod: &Pod, default_port: DefaultPort) -> Result<Plan, Refusal
 }
 
 impl Plan {
-    fn take_plain(
-        &mut self,
-        pod: &Pod,
-        port: Option<&str>,
-        path: &str,
-        query: &str,
-        default_port: DefaultPort,
-    ) {
-        let want = |port, port_label| Wanted {
-            port,
-            path_and_query: with_query(path, query),
-            path_label: None,
-            port_label,
-        };
+    fn take_plain(&mut self, pod: &Pod, port: Option<&str>, form: &Plain, default_port: DefaultPort) {
+        let want = |port, port_label| form.want(port, port_label);
         match (port, default_port) {
             (Some(text), _) => {
                 let is_list = text.contains(',');
                 for entry in text.split(',') {
-                    match resolve_port(pod, entry.trim(), PORT) {
+                    match resolve_port(pod, entry.trim(), &place(PORT)) {
                         Ok(port) => self.wanted.push(want(port, is_list)),
                         Err(refusal) => self.refused.push(refusal),
                     }
@@ -156,7 +152,7 @@ impl Plan {
         }
     }
 
-    fn take_scrape_targets(&mut self, pod: &Pod, list: &str, query: &str) {
+    fn take_scrape_targets(&mut self, pod: &Pod, list: &str, scheme: Scheme, query: &str) {
         for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let (port, path) = entry.split_once(':').unwrap_or((entry, ""));
             let path = normal_path(if path.trim().is_empty() {
@@ -164,12 +160,13 @@ impl Plan {
             } else {
                 path.trim()
             });
-            match resolve_port(pod, port.trim(), SCRAPE_TARGETS) {
+            match resolve_port(pod, port.trim(), &place(SCRAPE_TARGETS)) {
                 Ok(port) => self.wanted.push(Wanted {
                     port,
                     path_and_query: with_query(&path, query),
                     path_label: Some(path),
                     port_label: true,
+                    scheme,
                 }),
                 Err(refusal) => self.refused.push(refusal),
             }
@@ -177,22 +174,83 @@ impl Plan {
     }
 }
 
-/// A port from its number or its name.
-fn resolve_port(pod: &Pod, text: &str, annotation: &str) -> Result<u16, Refusal> {
+fn place(annotation: &str) -> String {
+    format!("the annotation {annotation}")
+}
+
+/// One path, query and scheme for any port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plain {
+    path: String,
+    query: String,
+    scheme: Scheme,
+}
+
+impl Plain {
+    fn want(&self, port: u16, port_label: bool) -> Wanted {
+        Wanted {
+            port,
+            path_and_query: with_query(&self.path, &self.query),
+            path_label: None,
+            port_label,
+            scheme: self.scheme,
+        }
+    }
+}
+
+/// What the annotations of a Service ask for; its ports have numbers in its endpoints only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServicePlan {
+    form: Plain,
+    /// Names or numbers; none means all ports of the Service.
+    pub(super) ports: Option<Vec<String>>,
+    pub(super) is_list: bool,
+}
+
+impl ServicePlan {
+    pub(super) fn want(&self, port: u16, port_label: bool) -> Wanted {
+        self.form.want(port, port_label)
+    }
+}
+
+/// Reads the annotations of a Service that asks for a scrape.
+pub(super) fn of_service(annotations: &Annotations) -> Result<ServicePlan, Refusal> {
+    let port = annotation(annotations, PORT);
+    Ok(ServicePlan {
+        form: Plain {
+            path: normal_path(annotation(annotations, PATH).unwrap_or(DEFAULT_PATH)),
+            query: query(annotations)?,
+            scheme: scheme(annotations)?,
+        },
+        ports: port.map(|ports| ports.split(',').map(|port| port.trim().to_owned()).collect()),
+        is_list: port.is_some_and(|port| port.contains(',')),
+    })
+}
+
+fn scheme(annotations: &Annotations) -> Result<Scheme, Refusal> {
+    match annotation(annotations, SCHEME)
+        .map(str::to_ascii_lowercase)
+        .as_deref()
+    {
+        None | Some("http") => Ok(Scheme::Http),
+        Some("https") => Ok(Scheme::Https),
+        Some(other) => Err((
+            "bad_scheme",
+            format!("the annotation {SCHEME} is {}; use http or https", quoted(other)),
+        )),
+    }
+}
+
+/// A port from its number or its name, as `place` says it.
+pub(super) fn resolve_port(pod: &Pod, text: &str, place: &str) -> Result<u16, Refusal> {
     if text.is_empty() {
-        return Err((
-            "bad_port",
-            format!("the annotation {annotation} has an empty entry"),
-        ));
+        return Err(("bad_port", format!("{place} has an empty entry")));
     }
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
             (
                 "bad_port",
-                format!(
-                    "the annotation {annotation} names port {}; use 1 to 65535",
-                    quoted(text)
-                ),
+                format!("{place} names port {}; use 1 to 65535", quoted(text)),
             )
         });
     }
@@ -204,23 +262,17 @@ fn resolve_port(pod: &Pod, text: &str, annotation: &str) -> Result<u16, Refusal>
         (Some(first), Some(second)) => Err((
             "ambiguous_port",
             format!(
-                "the annotation {annotation} names port {}, which is {first} in one container and {second} in another; use the number",
+                "{place} names port {}, which is {first} in one container and {second} in another; use the number",
                 quoted(text)
             ),
         )),
         (None, _) if pod.ports.iter().any(|port| named(&port)) => Err((
             "unknown_port",
-            format!(
-                "the annotation {annotation} names port {}, which is not a TCP port",
-                quoted(text)
-            ),
+            format!("{place} names port {}, which is not a TCP port", quoted(text)),
         )),
         (None, _) => Err((
             "unknown_port",
-            format!(
-                "the annotation {annotation} names port {}, which no container declares",
-                quoted(text)
-            ),
+            format!("{place} names port {}, which no container declares", quoted(text)),
         )),
     }
 }
@@ -232,8 +284,8 @@ fn tcp_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
 }
 
 /// An annotation's value without the spaces around it; an empty one counts as none.
-fn annotation<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
-    pod.annotations
+fn annotation<'a>(annotations: &'a Annotations, name: &str) -> Option<&'a str> {
+    annotations
         .get(name)
         .map(|value| value.trim())
         .filter(|value| !value.is_empty())
@@ -256,24 +308,33 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
 const NOT_IN_PARAMETER: &AsciiSet = &NOT_IN_PATH.add(b'%').add(b'&').add(b'+').add(b'=');
 
 /// A path as it is sent: a slash first, a query kept, what a request line cannot hold percent-encoded.
-fn normal_path(path: &str) -> String {
+pub(super) fn normal_path(path: &str) -> String {
     let slash = if path.starts_with('/') { "" } else { "/" };
     format!("{slash}{}", utf8_percent_encode(path, NOT_IN_PATH))
 }
 
 /// The `param_<name>` annotations as a query without its question mark, sorted by name.
-fn query(pod: &Pod) -> Result<String, Refusal> {
-    let mut query = String::new();
-    for (key, value) in &pod.annotations {
-        let Some(name) = key.strip_prefix(PARAM) else {
-            continue;
-        };
-        if name.is_empty() {
-            return Err((
-                "bad_annotation",
-                format!("the annotation {PARAM} names no parameter; write it as {PARAM}NAME"),
-            ));
+fn query(annotations: &Annotations) -> Result<String, Refusal> {
+    let mut pairs = Vec::new();
+    for (key, value) in annotations {
+        match key.strip_prefix(PARAM) {
+            None => {}
+            Some("") => {
+                return Err((
+                    "bad_annotation",
+                    format!("the annotation {PARAM} names no parameter; write it as {PARAM}NAME"),
+                ));
+            }
+            Some(name) => pairs.push((name, &**value)),
         }
+    }
+    Ok(encode_query(pairs))
+}
+
+/// A query of these parameters, without its question mark.
+pub(super) fn encode_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut query = String::new();
+    for (name, value) in pairs {
         if !query.is_empty() {
             query.push('&');
         }
@@ -281,10 +342,10 @@ fn query(pod: &Pod) -> Result<String, Refusal> {
         query.push('=');
         query.extend(utf8_percent_encode(value, NOT_IN_PARAMETER));
     }
-    Ok(query)
+    query
 }
 
-fn with_query(path: &str, query: &str) -> String {
+pub(super) fn with_query(path: &str, query: &str) -> String {
     match (query.is_empty(), path.contains('?')) {
         (true, _) => path.to_owned(),
         (false, false) => format!("{path}?{query}"),

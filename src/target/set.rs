@@ -1,13 +1,13 @@
 //! All targets of a moment, and who owns an address when two claim it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::annotations::{self, Plan};
-use super::{DefaultPort, Phase, Pod, PodRef, Skipped, Target};
+use super::annotations::{self, Plan, Refusal};
+use super::{DefaultPort, Phase, Pod, PodRef, Rules, Serving, Share, Skipped, Target};
 
 /// How long a pod that should be gone is still believed to run. The kubelet that would say so is lost.
 const DELETION_GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -51,6 +51,12 @@ pub struct TargetSet {
     pub n_pods: usize,
     /// When time alone changes the set next, if at all.
     pub next_change: Option<Timestamp>,
+    /// Pods that this unit serves itself; all of them where the work is not shared.
+    pub n_own: usize,
+    /// Pods that are another unit's now and are served until it is ready.
+    pub held: Vec<Arc<PodRef>>,
+    /// What is written in monitors and not honoured, one line each.
+    pub unsupported: Vec<String>,
 }
 
 impl TargetSet {
@@ -59,84 +65,103 @@ impl TargetSet {
     /// Asked of the newest set when a body is complete: where the pod has gone, has finished, or has lost its IP to
     /// another meanwhile, nobody knows whose body that is.
     pub fn confirms(&self, target: &Target) -> bool {
-        let start = self.targets.partition_point(|other| key(other) < key(target));
+        fn names(target: &Target) -> (&str, &str) {
+            (&target.pod.namespace, &target.pod.name)
+        }
+        let start = self.targets.partition_point(|other| names(other) < names(target));
         self.targets[start..]
             .iter()
-            .take_while(|other| key(other) == key(target))
-            .any(|other| other.pod == target.pod && other.address == target.address)
+            .take_while(|other| names(other) == names(target))
+            .any(|other| {
+                other.pod.uid == target.pod.uid
+                    && other.address == target.address
+                    && other.path_and_query == target.path_and_query
+            })
     }
 }
 
-fn key(target: &Target) -> (&str, &str, u16, &str) {
-    (
-        &target.pod.namespace,
-        &target.pod.name,
-        target.address.port(),
-        &target.path_and_query,
-    )
+/// A pod with everything that can be said of it without knowing the other pods or the time.
+///
+/// Worked out once a pod changes, so that a set of ten thousand pods, of which one has changed, is made of the rest as
+/// it was. Equal where nothing that we use has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    id: Arc<PodRef>,
+    host_network: bool,
+    /// Whether it keeps its addresses: a finished pod shows them and has them no more.
+    keeps_ips: bool,
+    ips: Box<[IpAddr]>,
+    started: Option<Timestamp>,
+    created: Option<Timestamp>,
+    deletion: Option<Timestamp>,
+    outcome: Result<Found, Refusal>,
 }
 
-/// Makes the target set of a moment.
-///
-/// Takes every selected pod once, in any order; equal input gives an equal set. A pod yields targets, or reasons, or
-/// both where one entry of a list is bad. Deadlines in pods are compared with `now`; [`TargetSet::next_change`] tells
-/// when to ask again without any pod having changed.
-pub fn build<'a>(pods: impl IntoIterator<Item = &'a Pod>, settings: &Settings, now: Timestamp) -> TargetSet {
-    let mut pods: Vec<&Pod> = pods.into_iter().collect();
-    pods.sort_by(|a, b| a.id.cmp(&b.id));
-    let mut set = TargetSet {
-        n_pods: pods.len(),
-        ..TargetSet::default()
-    };
-    set.next_change = pods
-        .iter()
-        .filter_map(|pod| pod.deletion?.checked_add(DELETION_GRACE).ok())
-        .filter(|end| *end > now)
-        .min();
-    let owners = owners(&pods, now);
-    let mut claims = Vec::with_capacity(pods.len());
-    for pod in pods {
-        match examine(pod, &owners, settings, now) {
-            Ok((address, plan)) => {
-                for (kind, reason) in plan.refused {
-                    set.skipped.push(skipped(pod, kind, reason));
-                }
-                for wanted in plan.wanted {
-                    let mut labels = vec![
-                        ("k8s_pod_name".to_owned(), pod.id.name.clone()),
-                        ("k8s_namespace".to_owned(), pod.id.namespace.clone()),
-                    ];
-                    if wanted.port_label {
-                        labels.push(("k8s_pod_port".to_owned(), wanted.port.to_string()));
-                    }
-                    if let Some(path) = wanted.path_label {
-                        labels.push(("k8s_pod_path".to_owned(), path));
-                    }
-                    let target = Target {
-                        pod: pod.id.clone(),
-                        scheme: plan.scheme,
-                        address: SocketAddr::new(address, wanted.port),
-                        path_and_query: wanted.path_and_query,
-                        labels,
-                    };
-                    claims.push((pod, target));
-                }
-            }
-            Err((kind, reason)) => set.skipped.push(skipped(pod, kind, reason)),
+/// What a pod's annotations come to, at its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Found {
+    address: IpAddr,
+    targets: Box<[Arc<Target>]>,
+    refused: Box<[Refusal]>,
+}
+
+impl Prepared {
+    /// Looks at one pod.
+    pub fn new(pod: &Pod, settings: &Settings, rules: &Rules) -> Self {
+        Self {
+            outcome: examine(pod, settings, rules),
+            id: Arc::new(pod.id.clone()),
+            host_network: pod.host_network,
+            keeps_ips: !pod.phase.is_finished(),
+            ips: pod.ips.clone(),
+            started: pod.started,
+            created: pod.created,
+            deletion: pod.deletion,
         }
     }
-    settle(claims, &mut set);
-    set
+
+    /// The pod's names.
+    pub fn id(&self) -> &Arc<PodRef> {
+        &self.id
+    }
+
+    /// Greater is later.
+    fn age_key(&self) -> (Option<Timestamp>, Option<Timestamp>, &str) {
+        (self.started, self.created, &self.id.uid)
+    }
+
+    /// When it is past its deletion for so long that nothing of it can be believed.
+    fn lost_at(&self) -> Option<Timestamp> {
+        self.deletion?.checked_add(DELETION_GRACE).ok()
+    }
+
+    fn is_lost(&self, now: Timestamp) -> bool {
+        self.lost_at().is_some_and(|at| at <= now)
+    }
 }
 
 /// Whether a pod can be scraped for itself, and at which address.
-fn examine<'a>(
-    pod: &'a Pod,
-    owners: &HashMap<IpAddr, &'a Pod>,
-    settings: &Settings,
-    now: Timestamp,
-) -> Result<(IpAddr, Plan), annotations::Refusal> {
-    annotations::asks_for_scrape(pod)?;
+fn examine(pod: &Pod, settings: &Settings, rules: &Rules) -> Result<Found, Refusal> {
+    // What its own annotations ask for, before anything else: a pod that asks for nothing needs no other reason.
+    let asked = if rules.takes_annotations() {
+        annotations::asks(&pod.annotations)
+    } else {
+        Err((
+            "no_monitor",
+            "no Service or monitor that is read names it".to_owned(),
+        ))
+    };
+    let (more, more_refused) = if rules.takes_objects() {
+        rules.find(pod)
+    } else {
+        Default::default()
+    };
+    if more.is_empty()
+        && more_refused.is_empty()
+        && let Err(refusal) = asked
+    {
+        return Err(refusal);
+    }
     if settings.own.is(&pod.id) {
         return Err(("self", "it is this proxy's own pod".to_owned()));
     }
@@ -155,13 +180,27 @@ fn examine<'a>(
             ));
         }
     }
-    if is_lost(pod, now) {
-        return Err((
-            "lost",
-            "it should have been gone for more than a minute: its node seems lost".to_owned(),
-        ));
-    }
-    let plan = annotations::plan(pod, settings.default_port)?;
+    let own = match asked {
+        Ok(()) => annotations::plan(pod, settings.default_port),
+        Err(_) => Ok(Plan::default()),
+    };
+    let Plan {
+        mut wanted,
+        mut refused,
+    } = match own {
+        Ok(plan) => plan,
+        Err(refusal) if more.is_empty() && more_refused.is_empty() => return Err(refusal),
+        Err(refusal) => Plan {
+            wanted: Vec::new(),
+            refused: vec![refusal],
+        },
+    };
+    wanted.extend(more);
+    refused.extend(more_refused);
+    // The same endpoint asked for twice is scraped once, as who asked first would have it.
+    let mut seen = HashSet::new();
+    wanted.retain(|wanted| seen.insert((wanted.port, wanted.path_and_query.clone())));
+    wanted.sort();
     let Some(address) = pod.ips.first().copied() else {
         return Err(("no_ip", "it has no IP address yet, or any more".to_owned()));
     };
@@ -171,102 +210,203 @@ fn examine<'a>(
             format!("its IP address {address} is not that of one machine"),
         ));
     }
-    if !pod.host_network
-        && let Some(owner) = owners.get(&address)
-        && owner.id.uid != pod.id.uid
-    {
-        return Err((
-            "ip_taken",
-            format!("its IP address {address} has gone to the later pod {}", owner.id),
-        ));
-    }
-    Ok((address, plan))
+    let targets = wanted.into_iter().map(|wanted| {
+        let mut labels = Vec::with_capacity(2 + 2 * usize::from(wanted.port_label));
+        labels.push(("k8s_pod_name".to_owned(), pod.id.name.clone()));
+        labels.push(("k8s_namespace".to_owned(), pod.id.namespace.clone()));
+        if wanted.port_label {
+            labels.push(("k8s_pod_port".to_owned(), wanted.port.to_string()));
+        }
+        if let Some(path) = wanted.path_label {
+            labels.push(("k8s_pod_path".to_owned(), path));
+        }
+        Arc::new(Target {
+            pod: pod.id.clone(),
+            scheme: wanted.scheme,
+            address: SocketAddr::new(address, wanted.port),
+            path_and_query: wanted.path_and_query,
+            labels,
+        })
+    });
+    Ok(Found {
+        address,
+        targets: targets.collect(),
+        refused: refused.into(),
+    })
 }
 
-/// Whether a pod is past its deletion for so long that nothing of it can be believed.
-fn is_lost(pod: &Pod, now: Timestamp) -> bool {
-    pod.deletion
-        .and_then(|deletion| deletion.checked_add(DELETION_GRACE).ok())
-        .is_some_and(|end| end <= now)
+/// Makes the target set of a moment from pods and their own annotations: [`Prepared::new`] for each, then [`assemble`].
+pub fn build<'a>(pods: impl IntoIterator<Item = &'a Pod>, settings: &Settings, now: Timestamp) -> TargetSet {
+    let rules = Rules::default();
+    let prepared: Vec<Prepared> = pods
+        .into_iter()
+        .map(|pod| Prepared::new(pod, settings, &rules))
+        .collect();
+    assemble(&prepared, None, now)
 }
 
-/// Which pod has which address. The latest one: an IP moves on to pods that start later, and never back.
+/// Makes the target set of a moment.
 ///
-/// Pods that are not scraped claim their address all the same (another pod may still show it), but for those that have
-/// ended or are lost: these keep the address in their status and have it no more.
-fn owners<'a>(pods: &[&'a Pod], now: Timestamp) -> HashMap<IpAddr, &'a Pod> {
-    let mut owners: HashMap<IpAddr, &'a Pod> = HashMap::with_capacity(pods.len());
-    for &pod in pods {
-        if pod.host_network || pod.phase.is_finished() || is_lost(pod, now) {
+/// Takes every selected pod once, in any order, those of other units too: who owns an address is a question to all. Equal
+/// input gives an equal set. A pod yields targets, or reasons, or both where one entry of a list is bad. Deadlines are
+/// compared with `now`; [`TargetSet::next_change`] tells when to ask again without any pod having changed.
+pub fn assemble<'a>(
+    pods: impl IntoIterator<Item = &'a Prepared>,
+    share: Option<&Share>,
+    now: Timestamp,
+) -> TargetSet {
+    let mut pods: Vec<&Prepared> = pods.into_iter().collect();
+    // Sorted already where they come from one source; that costs one look.
+    pods.sort_by(|a, b| a.id.cmp(&b.id));
+    let owners = Owners::of(&pods, now);
+    let mut set = TargetSet {
+        targets: Vec::with_capacity(pods.len()),
+        skipped: Vec::new(),
+        n_pods: pods.len(),
+        next_change: pods
+            .iter()
+            .filter_map(|pod| pod.lost_at())
+            .filter(|at| *at > now)
+            .min(),
+        n_own: 0,
+        held: Vec::new(),
+        unsupported: Vec::new(),
+    };
+    for pod in pods {
+        match share.map_or(Serving::Own, |share| share.serving(&pod.id.uid, now)) {
+            Serving::Own => set.n_own += 1,
+            Serving::Held(until) => {
+                set.held.push(Arc::clone(&pod.id));
+                set.next_change = Some(set.next_change.map_or(until, |next| next.min(until)));
+            }
+            Serving::Other(unit) => {
+                let total = share.map_or(1, Share::total);
+                set.skipped.push(Skipped {
+                    pod: PodRef::clone(&pod.id),
+                    kind: "other_shard",
+                    reason: format!("shard {unit} of {total} serves it (counted from 0)"),
+                });
+                continue;
+            }
+        }
+        let mut skip = |kind, reason| {
+            set.skipped.push(Skipped {
+                pod: PodRef::clone(&pod.id),
+                kind,
+                reason,
+            });
+        };
+        let found = match &pod.outcome {
+            Ok(found) => found,
+            Err((kind, reason)) => {
+                skip(kind, reason.clone());
+                continue;
+            }
+        };
+        if pod.is_lost(now) {
+            skip(
+                "lost",
+                "it should have been gone for more than a minute: its node seems lost".to_owned(),
+            );
             continue;
         }
-        for ip in &pod.ips {
-            owners
-                .entry(*ip)
-                .and_modify(|owner| {
-                    if age_key(pod) > age_key(owner) {
-                        *owner = pod;
-                    }
-                })
-                .or_insert(pod);
+        if let Some(owner) = owners.other_owner(pod, found.address) {
+            skip(
+                "ip_taken",
+                format!(
+                    "its IP address {} has gone to the later pod {}",
+                    found.address, owner.id
+                ),
+            );
+            continue;
         }
-    }
-    owners
-}
-
-/// Greater is later.
-fn age_key(pod: &Pod) -> (Option<Timestamp>, Option<Timestamp>, &str) {
-    (pod.started, pod.created, &pod.id.uid)
-}
-
-/// Settles two pods of the same address, port and path: the latest is scraped, the other has a reason. Pods on the host
-/// network share addresses, so this happens without anything being wrong.
-fn settle(claims: Vec<(&Pod, Target)>, set: &mut TargetSet) {
-    let mut winners: HashMap<(SocketAddr, &str), &Pod> = HashMap::with_capacity(claims.len());
-    for (pod, target) in &claims {
-        winners
-            .entry((target.address, &target.path_and_query))
-            .and_modify(|winner| {
-                if age_key(pod) > age_key(winner) {
-                    *winner = pod;
-                }
-            })
-            .or_insert(pod);
-    }
-    let lost: Vec<Option<PodRef>> = claims
-        .iter()
-        .map(|(pod, target)| {
-            let winner = winners[&(target.address, target.path_and_query.as_str())];
-            (winner.id.uid != pod.id.uid).then(|| winner.id.clone())
-        })
-        .collect();
-    let mut has_reasons = false;
-    for ((pod, target), winner) in claims.into_iter().zip(lost) {
-        match winner {
-            None => set.targets.push(Arc::new(target)),
-            Some(winner) => {
-                has_reasons = true;
-                let reason = format!(
-                    "port {} and path {} at {} belong to the later pod {winner} on the same address",
-                    target.address.port(),
-                    target.path_and_query,
-                    target.address.ip(),
+        for (kind, reason) in &found.refused {
+            skip(kind, reason.clone());
+        }
+        for target in &found.targets {
+            if let Some(owner) = owners.other_claimant(pod, target) {
+                skip(
+                    "endpoint_taken",
+                    format!(
+                        "port {} and path {} at {} belong to the later pod {} on the same address",
+                        target.address.port(),
+                        target.path_and_query,
+                        target.address.ip(),
+                        owner.id,
+                    ),
                 );
-                set.skipped.push(skipped(pod, "endpoint_taken", reason));
+            } else {
+                set.targets.push(Arc::clone(target));
             }
         }
     }
-    set.targets
-        .sort_by(|a, b| key(a).cmp(&key(b)).then_with(|| a.pod.uid.cmp(&b.pod.uid)));
-    if has_reasons {
-        set.skipped.sort_by(|a, b| a.pod.cmp(&b.pod));
+    set
+}
+
+/// Which pod has which address, and which endpoint of an address that is shared.
+///
+/// The latest one: an IP moves on to pods that start later, and never back. Pods that are not scraped claim their
+/// address all the same (another pod may still show it), but for those that have ended or are lost: these keep the
+/// address in their status and have it no more.
+struct Owners<'a> {
+    ips: HashMap<IpAddr, &'a Prepared>,
+    /// Of addresses that pods on the host network have: sharing is right there, but for the same port and path.
+    endpoints: HashMap<(SocketAddr, &'a str), &'a Prepared>,
+    shared: HashSet<IpAddr>,
+}
+
+impl<'a> Owners<'a> {
+    fn of(pods: &[&'a Prepared], now: Timestamp) -> Self {
+        let mut owners = Self {
+            ips: HashMap::with_capacity(pods.len()),
+            endpoints: HashMap::new(),
+            shared: pods
+                .iter()
+                .filter(|pod| pod.host_network)
+                .flat_map(|pod| pod.ips.iter().copied())
+                .collect(),
+        };
+        let claims = |pod: &&&Prepared| pod.keeps_ips && !pod.is_lost(now);
+        for &pod in pods.iter().filter(claims).filter(|pod| !pod.host_network) {
+            for ip in &pod.ips {
+                let owner = owners.ips.entry(*ip).or_insert(pod);
+                *owner = later(owner, pod);
+            }
+        }
+        for &pod in pods.iter().filter(claims) {
+            let Ok(found) = &pod.outcome else { continue };
+            if !owners.shared.contains(&found.address) || owners.other_owner(pod, found.address).is_some() {
+                continue;
+            }
+            for target in &found.targets {
+                let endpoint = (target.address, target.path_and_query.as_str());
+                let owner = owners.endpoints.entry(endpoint).or_insert(pod);
+                *owner = later(owner, pod);
+            }
+        }
+        owners
+    }
+
+    /// Who has this pod's address, if not itself.
+    fn other_owner(&self, pod: &Prepared, address: IpAddr) -> Option<&'a Prepared> {
+        if pod.host_network {
+            return None;
+        }
+        let owner = self.ips.get(&address).copied()?;
+        (owner.id.uid != pod.id.uid).then_some(owner)
+    }
+
+    /// Who has this target's endpoint, if not its own pod.
+    fn other_claimant(&self, pod: &Prepared, target: &Target) -> Option<&'a Prepared> {
+        if !self.shared.contains(&target.address.ip()) {
+            return None;
+        }
+        let endpoint = (target.address, target.path_and_query.as_str());
+        let owner = self.endpoints.get(&endpoint).copied()?;
+        (owner.id.uid != pod.id.uid).then_some(owner)
     }
 }
 
-fn skipped(pod: &Pod, kind: &'static str, reason: String) -> Skipped {
-    Skipped {
-        pod: pod.id.clone(),
-        kind,
-        reason,
-    }
+fn later<'a>(a: &'a Prepared, b: &'a Prepared) -> &'a Prepared {
+    if b.age_key() > a.age_key() { b } else { a }
 }

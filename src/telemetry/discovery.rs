@@ -40,6 +40,82 @@ pub struct DiscoveryMetrics {
     /// Seconds spent on that.
     build_seconds: Counter<f64, AtomicU64>,
     ages: std::sync::Arc<Ages>,
+    /// Our share of the pods.
+    pub shard: ShardMetrics,
+}
+
+/// Our share of the pods.
+#[derive(Debug)]
+pub struct ShardMetrics {
+    index: Gauge,
+    units: Gauge,
+    pods: Family<ShardState, Gauge>,
+    given_up: Family<Why, Counter>,
+}
+
+/// How a pod is served.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShardState {
+    /// `own` or `held`.
+    state: &'static str,
+}
+
+/// Why a pod was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Why {
+    /// `ready` or `timeout`.
+    why: &'static str,
+}
+
+impl ShardMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let registry = registry.sub_registry_with_prefix("shard");
+        let metrics = Self {
+            index: Gauge::default(),
+            units: Gauge::default(),
+            pods: Family::default(),
+            given_up: Family::default(),
+        };
+        registry.register("index", "The number of this unit, from 0", metrics.index.clone());
+        registry.register(
+            "units",
+            "Units that share the pods; 0 where this one serves all",
+            metrics.units.clone(),
+        );
+        registry.register(
+            "pods",
+            "Selected pods of our own share, and those held for a unit that may not be ready",
+            metrics.pods.clone(),
+        );
+        registry.register(
+            "given_up",
+            "Held pods given up because their new unit is ready, or after the longest wait",
+            metrics.given_up.clone(),
+        );
+        // There from the start: what appears with its first event has no increase to show.
+        for state in ["own", "held"] {
+            let _ = metrics.pods.get_or_create(&ShardState { state });
+        }
+        for why in ["ready", "timeout"] {
+            let _ = metrics.given_up.get_or_create(&Why { why });
+        }
+        metrics
+    }
+
+    /// Tells the share, and how many pods are ours and held.
+    pub fn set(&self, share: &crate::target::Share, own: usize, held: usize) {
+        self.index.set(i64::from(share.index()));
+        self.units.set(i64::from(share.total()));
+        for (state, count) in [("own", own), ("held", held)] {
+            self.pods.get_or_create(&ShardState { state }).set(gauge(count));
+        }
+    }
+
+    /// Counts a pod that was held and is not any more.
+    pub fn given_up(&self, owner_is_ready: bool) {
+        let why = if owner_is_ready { "ready" } else { "timeout" };
+        self.given_up.get_or_create(&Why { why }).inc();
+    }
 }
 
 /// The way pods are read.
@@ -118,6 +194,7 @@ impl DiscoveryMetrics {
         let registry_of_all = registry;
         let ages = std::sync::Arc::new(Ages::default());
         registry_of_all.register_collector(Box::new(std::sync::Arc::clone(&ages)));
+        let shard = ShardMetrics::register(registry_of_all);
         let registry = registry_of_all.sub_registry_with_prefix("discovery");
         let metrics = Self {
             modes: Family::default(),
@@ -133,6 +210,7 @@ impl DiscoveryMetrics {
             builds: Counter::default(),
             build_seconds: Counter::default(),
             ages,
+            shard,
         };
         registry.register(
             "mode",

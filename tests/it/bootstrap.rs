@@ -1,13 +1,17 @@
 //! The reconcile loop in this process, against real Pebbles: what it does to them and what it says.
 
+mod by_hand;
+mod charm;
+mod killed;
 mod life_cycle;
+mod others;
 mod rig;
+mod rotations;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use metrics_proxy::bootstrap;
 use metrics_proxy::config::{self, Config};
 use metrics_proxy::health::Health;
@@ -16,6 +20,7 @@ use metrics_proxy::telemetry::Telemetry;
 
 use crate::support::pebble::{Options, Pebble, VERSIONS};
 use crate::support::process::wait_for;
+use rig::works;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -45,14 +50,7 @@ fn secret_path(pebble: &Pebble) -> PathBuf {
 }
 
 fn write_secret(pebble: &Pebble, username: &str, password: &str) {
-    let path = secret_path(pebble);
-    let pushed = path.with_extension("new");
-    std::fs::write(
-        &pushed,
-        format!("username: '{username}'\npassword: '{password}'\n"),
-    )
-    .unwrap();
-    std::fs::rename(pushed, path).unwrap();
+    rig::push(&secret_path(pebble), &rig::pair(username, password));
 }
 
 impl Keeper {
@@ -97,14 +95,6 @@ impl Keeper {
     }
 }
 
-async fn works(pebble: &Pebble, username: &str, password: &str) -> bool {
-    pebble
-        .http("/v1/metrics", Some((username, password)))
-        .await
-        .status
-        == StatusCode::OK
-}
-
 #[tokio::test]
 async fn a_secret_becomes_an_identity_and_the_checks_are_there() {
     for version in VERSIONS {
@@ -141,19 +131,9 @@ async fn a_secret_becomes_an_identity_and_the_checks_are_there() {
             "bob is gone",
             LIMIT,
             || keeper.readyz(),
-            async || {
-                (pebble.identities().await == serde_json::Value::Null
-                    || pebble.identities().await == serde_json::json!({}))
-                .then_some(())
-            },
+            async || rig::names(&pebble).await.is_empty().then_some(()),
         )
         .await;
-        eprintln!(
-            "{}\n{}\n{}",
-            keeper.readyz(),
-            keeper.telemetry.encode(),
-            pebble.log()
-        );
         keeper.stop().await;
     }
 }

@@ -3,9 +3,12 @@
 
 mod changes;
 mod files;
+mod objects;
 mod outages;
 mod random;
 mod rights;
+mod scale;
+mod shards;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -8,10 +8,19 @@
 mod support;
 
 mod bootstrap;
+mod charm;
+mod dashboard;
+mod deploy;
 mod discovery;
 mod docs;
 mod end_to_end;
+mod exposition;
+mod image;
+mod ingress;
+mod release;
+mod rock;
 mod scrape;
 mod server;
+mod spread;
 mod testbed;
 mod tidy;

@@ -250,3 +250,28 @@ async fn a_client_that_does_not_read_its_answer_is_let_go() {
         .await;
     drop(stuck);
 }
+
+#[tokio::test]
+async fn a_compressed_answer_is_one_gzip_member_of_the_same_text() {
+    let body: String = (0..20_000).map(|n| format!("a{{n=\"{n}\"}} 1\n")).collect();
+    let pod = Pod::serving(&body).await;
+    let app = App::with_pods(&[NewPod::scraped("p", pod.address)], &[]).await;
+    let plain = app.metrics().await;
+    let answer = app
+        .get("/metrics", &[("Accept-Encoding", "deflate, gzip;q=0.5")])
+        .await;
+    assert_eq!(answer.header("content-encoding"), "gzip");
+    // Of one member: curl reads no further than the first.
+    let mut decoder = flate2::bufread::GzDecoder::new(&answer.body[..]);
+    let mut text = String::new();
+    decoder.read_to_string(&mut text).expect("valid gzip");
+    assert!(decoder.into_inner().is_empty());
+    let theirs = |text: &str| {
+        text.lines()
+            .filter(|line| line.starts_with("a{"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(theirs(&text).len(), 20_000);
+    assert_eq!(theirs(&text), theirs(&plain));
+}

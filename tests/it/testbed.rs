@@ -341,6 +341,7 @@ fn promtool_judges(program: &std::path::Path) {
 
 #[test]
 fn the_reference_parser_of_python_reads_text() {
+    let _python = tool_or_skip!("python");
     let output = std::process::Command::new(tools::path("python"))
         .args(["-c", "from prometheus_client.parser import text_string_to_metric_families as p; print(len(list(p('a 1\\n'))))"])
         .output()

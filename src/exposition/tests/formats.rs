@@ -381,7 +381,11 @@ fn openmetrics_counters_of_all_kinds() {
 
 #[test]
 fn openmetrics_exemplars() {
-    open_metrics_passes("# TYPE a counter\na_total 1 # {t=\"c\\\"x\",u=\"}\"} 0.5 1.25\n# EOF\n");
+    let body = "# TYPE a counter\na_total 1 # {t=\"c\\\"x\",u=\"}\"} 0.5 1.25\n# EOF\n";
+    assert_eq!(passed(&[body], &prometheus(P2, Format::OpenMetrics)), body);
+    // The Python parser cannot read an escaped quote there.
+    accepts(body, "# TYPE a counter\na_total 1\n# EOF\n");
+    open_metrics_passes("# TYPE a counter\na_total 1 # {t=\"c\\\\x\",u=\"}\"} 0.5 1.25\n# EOF\n");
     open_metrics_passes(
         "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1 5 # {} 1\nh_sum 1 5\nh_count 1 5\n# EOF\n",
     );

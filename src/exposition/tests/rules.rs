@@ -219,6 +219,20 @@ fn rule_8_the_targets_own_label_is_exported() {
 }
 
 #[test]
+fn rule_8_an_empty_exported_label_is_taken_for_prometheus_2_42_only() {
+    let body = "a{pod=\"x\",exported_pod=\"\"} 1\n";
+    let expect = |labels: &str| format!("# TYPE a untyped\na{{{labels},pod=\"a\"}} 1\n");
+    let old = expect("exported_exported_pod=\"x\",exported_pod=\"\"");
+    check(&[body], &prometheus(P2, Format::Text), &old);
+    check(
+        &[body],
+        &prometheus(P3, Format::Text),
+        &expect("exported_pod=\"x\""),
+    );
+    check(&[body], &text(), &expect("exported_pod=\"x\""));
+}
+
+#[test]
 fn rule_8_doubles_made_by_renaming() {
     let merged = check(
         &["a{pod=\"x\"} 1\na{exported_pod=\"x\"} 2\na{exported_pod=\"y\"} 3\n"],
@@ -353,6 +367,19 @@ fn rule_12_created_gauges_of_the_python_client_are_folded_in() {
         &open_metrics(),
         "# TYPE c counter\nc_total{x=\"1\",pod=\"a\"} 1\nc_created{x=\"1\",pod=\"a\"} 5\n\
          c_total{x=\"2\",pod=\"a\"} 2\nc_created{x=\"2\",pod=\"a\"} 6\nc_total{pod=\"b\"} 3 # {t=\"x\"} 1\n# EOF\n",
+    );
+}
+
+#[test]
+fn openmetrics_metrics_with_and_without_timestamps_are_untyped() {
+    // Nobody but Prometheus reads them under a type.
+    check(
+        &[
+            "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1 5\nh_sum 1\nh_count 1\n# TYPE g gauge\ng{x=\"1\"} 1 5\ng 2\n",
+        ],
+        &open_metrics(),
+        "# TYPE h_bucket unknown\nh_bucket{le=\"+Inf\",pod=\"a\"} 1 0.005\n# TYPE h_sum unknown\nh_sum{pod=\"a\"} 1\n\
+         # TYPE h_count unknown\nh_count{pod=\"a\"} 1\n# TYPE g gauge\ng{x=\"1\",pod=\"a\"} 1 0.005\ng{pod=\"a\"} 2\n# EOF\n",
     );
 }
 

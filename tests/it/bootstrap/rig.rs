@@ -54,7 +54,7 @@ impl Setup {
 
 /// Intervals that let a test end soon. The socket's proof and the refused writes keep their ten minutes.
 pub(super) const SHORT: [(&str, &str); 4] = [
-    ("METRICS_PROXY_LOOK_INTERVAL", "300ms"),
+    ("METRICS_PROXY_LOOK_INTERVAL", "100ms"),
     ("METRICS_PROXY_SECRET_POLL", "200ms"),
     ("METRICS_PROXY_SECRET_SETTLE", "100ms"),
     ("METRICS_PROXY_SECRET_ABSENCE", "1s"),
@@ -84,10 +84,11 @@ impl Rig {
             environment.retain(|(there, _)| there != name);
             environment.push((name.to_owned(), value));
         }
-        let environment: String = environment
+        let environment: Vec<String> = environment
             .iter()
             .map(|(name, value)| format!("      {name}: '{value}'\n"))
             .collect();
+        let environment = environment.concat();
         let layer = format!(
             "services:\n  metrics-proxy:\n    override: replace\n    startup: enabled\n    command: {PROGRAM}\n{}    environment:\n{environment}",
             setup.service
@@ -103,10 +104,6 @@ impl Rig {
     /// Where the mounted secret is, if it is.
     pub(super) fn secret(&self) -> PathBuf {
         self.dir.path().join("secret")
-    }
-
-    pub(super) fn pods(&self) -> PathBuf {
-        self.dir.path().join("pods")
     }
 
     /// Pushes the secret as one file, as a charm does: written beside and renamed.
@@ -145,16 +142,6 @@ impl Rig {
         wait_for(what, LIMIT, log, condition).await
     }
 
-    /// The value of one of our own metrics.
-    pub(super) async fn metric(&self, series: &str) -> Option<f64> {
-        let text = self.get("/metrics").await?.text();
-        let line = text.lines().find(|line| {
-            line.strip_prefix(series)
-                .is_some_and(|rest| rest.starts_with(' '))
-        })?;
-        line.rsplit(' ').next()?.parse().ok()
-    }
-
     /// Waits for `n` more looks at Pebble's identities, so that what a look would do has been done.
     pub(super) async fn looks(&self, n: usize) {
         let count = || self.pebble.log().matches("GET /v1/plan").count();
@@ -182,7 +169,7 @@ impl Rig {
         self.pebble
             .log()
             .lines()
-            .filter(|line| line.contains("POST /v1/identities") && line.contains(" 200 "))
+            .filter(|line| line.contains("POST /v1/identities") && line.contains(" 200"))
             .count()
     }
 

@@ -3,6 +3,7 @@
 //! The seed is printed; `DISCOVERY_SEED` repeats a run's choices (not its timing).
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ const ADDRESSES: u8 = 25;
 /// Changes a round; as many as are under way at once.
 const CHANGES: usize = 400;
 const AT_ONCE: usize = 8;
+/// Scrapes at once.
+const SCRAPES: usize = 32;
 /// How long the API server may take to tell us of a change that it has answered.
 const TELLING: Duration = Duration::from_secs(1);
 
@@ -92,8 +95,8 @@ impl World {
                 let _ = self.request("DELETE", &path, Some(&later)).await;
             }
             3 | 4 if ip != made.ip => {
-                let patch = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
-                if self.request("PATCH", &status, Some(&patch)).await.is_ok() {
+                let body = json!({"status": {"podIP": ip, "podIPs": [{"ip": ip}]}});
+                if self.request("PATCH", &status, Some(&body)).await.is_ok() {
                     loses(&made);
                     let regained = (made.uid.clone(), ip.clone());
                     self.lost.lock().expect("no panic").remove(&regained);
@@ -105,29 +108,29 @@ impl World {
             }
             5 => {
                 let phase = ["Pending", "Running", "Succeeded", "Failed", "Unknown"][rng.random_range(0..5)];
-                let patch = json!({"status": {"phase": phase}});
-                let _ = self.request("PATCH", &status, Some(&patch)).await;
+                let body = json!({"status": {"phase": phase}});
+                let _ = self.request("PATCH", &status, Some(&body)).await;
             }
             6 => {
                 let value = [json!("true"), json!("false"), Value::Null][rng.random_range(0..3)].clone();
-                let patch = json!({"metadata": {"annotations": {"prometheus.io/scrape": value}}});
-                let _ = self.request("PATCH", &path, Some(&patch)).await;
+                let body = json!({"metadata": {"annotations": {"prometheus.io/scrape": value}}});
+                let _ = self.request("PATCH", &path, Some(&body)).await;
             }
             7 => {
                 let port = ["8080", "8080,9090", "m", "none"][rng.random_range(0..4)];
-                let patch = json!({"metadata": {"annotations": {"prometheus.io/port": port}}});
-                let _ = self.request("PATCH", &path, Some(&patch)).await;
+                let body = json!({"metadata": {"annotations": {"prometheus.io/port": port}}});
+                let _ = self.request("PATCH", &path, Some(&body)).await;
             }
             8 => {
                 let app = ["x", "y"][rng.random_range(0..2)];
-                let patch = json!({"metadata": {"labels": {"app": app}}});
-                let _ = self.request("PATCH", &path, Some(&patch)).await;
+                let body = json!({"metadata": {"labels": {"app": app}}});
+                let _ = self.request("PATCH", &path, Some(&body)).await;
             }
             _ => {
                 // What most updates are: nothing of ours.
-                let patch =
+                let body =
                     json!({"metadata": {"annotations": {"other": rng.random_range(0..9).to_string()}}});
-                let _ = self.request("PATCH", &path, Some(&patch)).await;
+                let _ = self.request("PATCH", &path, Some(&body)).await;
             }
         }
     }
@@ -148,8 +151,8 @@ impl World {
             return;
         };
         let status = format!("{path}/{}/status", key.1);
-        let patch = json!({"status": pod.status_fields()});
-        let _ = self.request("PATCH", &status, Some(&patch)).await;
+        let body = json!({"status": pod.status_fields()});
+        let _ = self.request("PATCH", &status, Some(&body)).await;
         let uid = created["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         self.pods.lock().expect("no panic").insert(key, Made { uid, ip });
     }
@@ -162,35 +165,38 @@ impl World {
     }
 }
 
-/// Takes targets as a scrape does, and asks as it does whether their pods still own their addresses at the end.
-/// Returns how many bodies would have been published under the name of a pod that had lost the address, told so.
-async fn scrape_for_ever(
+/// Takes targets as scrapes do, long ones, and asks as they do at the end whether the pods still own their addresses.
+/// Returns each body that would have been published under the name of a pod that had lost the address.
+async fn scrape_until(
+    done: Arc<AtomicBool>,
     handle: metrics_proxy::discovery::Handle,
     lost: Lost,
-    wrong: Arc<Mutex<Vec<String>>>,
-) {
-    let mut turn: usize = 0;
-    loop {
+    mut rng: StdRng,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    while !done.load(Ordering::Relaxed) {
         let set = Arc::clone(&handle.latest().targets);
-        if !set.targets.is_empty() {
-            turn = turn.wrapping_add(7);
-            let target = Arc::clone(&set.targets[turn % set.targets.len()]);
-            tokio::time::sleep(Duration::from_millis((turn % 40) as u64)).await;
-            let confirmed = handle.latest().targets.confirms(&target);
-            let key = (target.pod.uid.clone(), target.address.ip().to_string());
-            let since = lost.lock().expect("no panic").get(&key).copied();
-            if confirmed && since.is_some_and(|since| since.elapsed() > TELLING) {
-                let line = format!(
-                    "{} at {} lost it {:?} ago",
-                    target.pod,
-                    target.address,
-                    since.map(|at| at.elapsed())
-                );
-                wrong.lock().expect("no panic").push(line);
-            }
+        if set.targets.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        let target = Arc::clone(&set.targets[rng.random_range(0..set.targets.len())]);
+        tokio::time::sleep(TELLING + Duration::from_millis(rng.random_range(100..800))).await;
+        let key = (target.pod.uid.clone(), target.address.ip().to_string());
+        let since = lost.lock().expect("no panic").get(&key).copied();
+        if let Some(since) = since
+            && since.elapsed() > TELLING
+            && handle.latest().targets.confirms(&target)
+        {
+            wrong.push(format!(
+                "{} at {} lost it {:?} ago",
+                target.pod,
+                target.address,
+                since.elapsed()
+            ));
+        }
     }
+    wrong
 }
 
 /// Waits until the set equals that of a discovery which starts only now.
@@ -229,12 +235,14 @@ async fn after_any_history_the_set_is_that_of_a_fresh_list() {
     let pods = Arc::default();
     let lost: Lost = Arc::default();
     for round in 0..6 {
-        let wrong = Arc::default();
-        let scraper = tokio::spawn(scrape_for_ever(
-            running.handle.clone(),
-            Arc::clone(&lost),
-            Arc::clone(&wrong),
-        ));
+        let done = Arc::new(AtomicBool::new(false));
+        let scrapes: Vec<_> = (0..SCRAPES)
+            .map(|_| {
+                let (handle, lost) = (running.handle.clone(), Arc::clone(&lost));
+                let rng = StdRng::seed_from_u64(rng.random());
+                tokio::spawn(scrape_until(Arc::clone(&done), handle, lost, rng))
+            })
+            .collect();
         let world = World {
             client: cluster.client(ADMIN),
             namespaces: namespaces.clone(),
@@ -243,7 +251,10 @@ async fn after_any_history_the_set_is_that_of_a_fresh_list() {
         };
         world.round(&mut rng).await;
         let took = check_settled(&running, &kubeconfig).await;
-        scraper.abort();
+        done.store(true, Ordering::Relaxed);
+        for scrape in scrapes {
+            assert_eq!(scrape.await.expect("no panic"), Vec::<String>::new());
+        }
         let shown = running.handle.latest();
         println!(
             "round {round}: {} pods, {} targets, {} skipped; settled in {took:?}",
@@ -255,7 +266,6 @@ async fn after_any_history_the_set_is_that_of_a_fresh_list() {
             shown.targets.n_pods > 20,
             "a round leaves something to be right about"
         );
-        assert_eq!(*wrong.lock().expect("no panic"), Vec::<String>::new());
         match round {
             // The server goes away and pods change before we are back: what we know is old, and often too old (410).
             0 | 2 => {

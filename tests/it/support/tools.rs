@@ -11,6 +11,13 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 #[derive(Debug, Clone)]
 pub(crate) struct Missing(String);
 
+impl Missing {
+    /// For what a test itself finds missing; the text ends with what helps.
+    pub(crate) fn because(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,0 +1,347 @@
+//! The image, put together without rockcraft and run isolated: Pebble as PID 1, its own network, a mounted secret.
+//!
+//! `tools/image` and `tools/run-image` do the work; both need root and Debian's buildah, and where either is missing these
+//! tests are skipped by name. The program in it is the one that Cargo built for these tests, with its libraries; the
+//! release (`tools/release`) has the same inside as one static file.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::app::PROGRAM;
+use crate::support::kube::NewPod;
+use crate::support::process::{self, Process, Signal};
+use crate::support::tools::{self, tool_or_skip};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const ENTRYPOINT: &str = "/usr/bin/pebble enter";
+
+fn tool(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(name)
+}
+
+/// Returns, saying so, where this machine cannot run the image.
+macro_rules! root_or_skip {
+    () => {
+        let _python = tool_or_skip!("python");
+        let buildah = tool_or_skip!("buildah");
+        if let Err(missing) = isolation() {
+            fn here() {}
+            tools::skipped(std::any::type_name_of_val(&here), &missing);
+            return;
+        }
+        let _ = buildah;
+    };
+}
+
+/// Whether namespaces can be made here.
+fn isolation() -> Result<(), tools::Missing> {
+    let tried = Command::new("unshare")
+        .args([
+            "--mount",
+            "--pid",
+            "--net",
+            "--fork",
+            "--mount-proc",
+            "ip",
+            "link",
+            "set",
+            "lo",
+            "up",
+        ])
+        .output();
+    match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(tools::Missing::because(
+            "image: cannot make namespaces; run as root, with unshare (util-linux) and ip (iproute2)",
+        )),
+    }
+}
+
+/// The image with the program of these tests, in a folder of its own.
+fn image() -> TempDir {
+    let dir = process::fresh_dir();
+    let output = Command::new(tool("image"))
+        .arg(PROGRAM)
+        .arg(tools::path("pebble-1.32"))
+        .arg(dir.path())
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run tools/image: {e}"));
+    assert!(
+        output.status.success(),
+        "tools/image: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    dir
+}
+
+struct Running {
+    process: Process,
+    /// The image, what is mounted into it, and the log.
+    dir: TempDir,
+}
+
+impl Running {
+    /// Runs the image with a mounted secret and one pod from a file; Pebble answers when this returns.
+    async fn start(options: &[&str]) -> Self {
+        Self::with(options, true).await
+    }
+
+    async fn with(options: &[&str], pods: bool) -> Self {
+        let dir = image();
+        let mounted = dir.path().join("mounted");
+        std::fs::create_dir_all(mounted.join("secret")).expect("a fresh folder can be written");
+        for (key, value) in [("username", "prometheus"), ("password", "mounted\n")] {
+            std::fs::write(mounted.join("secret").join(key), value).expect("a fresh folder can be written");
+        }
+        // Nothing listens there: what counts is that it is known and reported.
+        let pod = NewPod::scraped("web-0", ([127, 0, 0, 1], 9).into()).printed("shop");
+        std::fs::write(mounted.join("pods.json"), pod.to_string()).expect("a fresh folder can be written");
+        for path in [&mounted, &mounted.join("secret")] {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own folder");
+        }
+        let mut command = Command::new(tool("run-image"));
+        command
+            .arg(dir.path())
+            .args(options)
+            .arg("--volume")
+            .arg(format!("{}:/etc/metrics-proxy", mounted.display()))
+            .args(["--env", "METRICS_SECRET_PATH=/etc/metrics-proxy/secret"]);
+        if pods {
+            command.args(["--env", "METRICS_PROXY_PODS_FILE=/etc/metrics-proxy/pods.json"]);
+        }
+        command.args(["--", "--verbose", "--http", ":38813"]);
+        let process =
+            Process::spawn("run-image", command, &dir.path().join("log")).with_grace(Duration::from_secs(8));
+        let mut running = Self { process, dir };
+        running
+            .wait(
+                "Pebble answers",
+                |answer| answer.0 == 200,
+                38813,
+                "/v1/health",
+                None,
+            )
+            .await;
+        running
+    }
+
+    /// Pebble's process, as this machine counts.
+    fn pebble(&self) -> Option<u32> {
+        let mut all = process::descendants(self.process.pid()).into_iter();
+        all.find(|pid| process::command_line(*pid).starts_with(ENTRYPOINT))
+    }
+
+    /// A GET in the image's own network.
+    fn get(&self, port: u16, path: &str, credential: Option<&str>) -> (u16, String) {
+        const ASK: &str = "import base64, sys, urllib.request as r, urllib.error as e\n\
+             q = r.Request(sys.argv[1])\n\
+             if sys.argv[2]: q.add_header('Authorization', 'Basic ' + base64.b64encode(sys.argv[2].encode()).decode())\n\
+             try: a = r.urlopen(q, timeout=10)\n\
+             except e.HTTPError as x: a = x\n\
+             except OSError as x: print('0'); print(x); sys.exit()\n\
+             print(a.status); sys.stdout.write(a.read().decode())\n";
+        let Some(pid) = self.pebble() else {
+            return (0, "no Pebble yet".to_owned());
+        };
+        let output = Command::new("nsenter")
+            .args(["--net", "--target", &pid.to_string()])
+            .arg(tools::path("python"))
+            .args([
+                "-c",
+                ASK,
+                &format!("http://localhost:{port}{path}"),
+                credential.unwrap_or_default(),
+            ])
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run nsenter: {e}"));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (status, body) = text.split_once('\n').unwrap_or(("0", ""));
+        (status.parse().unwrap_or(0), body.to_owned())
+    }
+
+    async fn wait(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&(u16, String)) -> bool,
+        port: u16,
+        path: &str,
+        credential: Option<&str>,
+    ) -> String {
+        let log = || self.process.log_tail();
+        process::wait_for(what, LIMIT, log, async || {
+            let answer = self.get(port, path, credential);
+            wanted(&answer).then_some(answer.1)
+        })
+        .await
+    }
+
+    /// What `pebble` says in the image, with the image's own Pebble.
+    fn pebble_says(&self, args: &[&str], dir: &str) -> String {
+        let pid = self.pebble().expect("Pebble runs").to_string();
+        let output = Command::new("nsenter")
+            .args(["--net", "--mount", "--pid", "--root", "--target", &pid, "--"])
+            .args(["/usr/bin/pebble"])
+            .args(args)
+            .env_clear()
+            .env("PEBBLE", dir)
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run nsenter: {e}"));
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+
+    /// All that the image has to do, whatever it runs as.
+    async fn does_its_work(&mut self, pebble_dir: &str) {
+        self.wait("the program answers", |a| a.0 == 200, 15090, "/healthz", None)
+            .await;
+        self.wait(
+            "the mounted secret opens Pebble's metrics",
+            |a| a.0 == 200 && a.1.contains("pebble_service_active"),
+            38813,
+            "/v1/metrics",
+            Some("prometheus:mounted"),
+        )
+        .await;
+        assert_eq!(self.get(38813, "/v1/metrics", None).0, 401);
+        assert_eq!(self.get(38813, "/v1/metrics", Some("prometheus:wrong")).0, 401);
+        self.wait("everything is done", |a| a.0 == 200, 15090, "/readyz", None)
+            .await;
+        let (status, metrics) = self.get(15090, "/metrics", None);
+        assert_eq!(status, 200, "{metrics}");
+        assert!(
+            metrics.contains("up{k8s_pod_name=\"web-0\",k8s_namespace=\"shop\"} 0"),
+            "{metrics}"
+        );
+        let services = self.pebble_says(&["services"], pebble_dir);
+        assert!(
+            services
+                .lines()
+                .any(|line| line.starts_with("metrics-proxy") && line.contains("active")),
+            "{services}"
+        );
+        for check in [
+            "metrics-proxy-alive",
+            "metrics-proxy-identity",
+            "metrics-proxy-ready",
+        ] {
+            let refreshed = self.pebble_says(&["check", check, "--refresh"], pebble_dir);
+            assert!(refreshed.contains("status: up"), "{check}: {refreshed}");
+        }
+    }
+
+    /// SIGTERM to Pebble, as the kubelet sends it.
+    fn stops(&mut self) {
+        let pid = self.pebble().expect("Pebble runs");
+        let raw = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
+        rustix::process::kill_process(raw, Signal::TERM).expect("it runs");
+        let status = self.process.wait(Duration::from_secs(8));
+        assert!(status.success(), "{status}\n{}", self.process.log_tail());
+        let log = self.process.log();
+        assert!(
+            log.contains("Stopped"),
+            "the program was let end by itself: {log}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_image_runs_as_root_as_juju_runs_it() {
+    root_or_skip!();
+    let mut running = Running::start(&[]).await;
+    running.does_its_work("/var/lib/pebble/default").await;
+    running.stops();
+}
+
+#[tokio::test]
+async fn the_image_runs_with_a_read_only_root_and_any_uid_as_deploy_has_it() {
+    root_or_skip!();
+    let options = [
+        "--uid",
+        "1234567",
+        "--read-only",
+        "--env",
+        "PEBBLE=/run/pebble",
+        "--env",
+        "PEBBLE_COPY_ONCE=/var/lib/pebble/default",
+    ];
+    let mut running = Running::start(&options).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pebble().expect("it runs")))
+        .expect("its status");
+    assert!(status.contains("Uid:\t1234567\t1234567"), "{status}");
+    running.does_its_work("/run/pebble").await;
+    // Read-only it is: the image's own folder was not written to.
+    let state = running
+        .dir
+        .path()
+        .join("rootfs/var/lib/pebble/default/.pebble.state");
+    assert!(!state.exists());
+    running.stops();
+}
+
+#[tokio::test]
+async fn without_a_selector_the_image_starts_and_says_so() {
+    root_or_skip!();
+    let mut running = Running::with(&[], false).await;
+    let said = running
+        .wait("it says what is missing", |a| a.0 == 503, 15090, "/readyz", None)
+        .await;
+    assert!(said.starts_with("selector: "), "{said}");
+    assert_eq!(running.get(15090, "/healthz", None).0, 200);
+    running.stops();
+}
+
+#[test]
+fn the_image_is_an_oci_image_with_pebble_as_its_entrypoint() {
+    root_or_skip!();
+    let dir = image();
+    let blob = |digest: &Value| -> Value {
+        let digest = digest.as_str().expect("a digest").replace(':', "/");
+        let bytes = std::fs::read(dir.path().join("oci/blobs").join(digest)).expect("the blob is there");
+        serde_json::from_slice(&bytes).expect("it is JSON")
+    };
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(dir.path().join("oci/index.json")).expect("an OCI layout"))
+            .expect("it is JSON");
+    let manifest = blob(&index["manifests"][0]["digest"]);
+    let config = blob(&manifest["config"]["digest"]);
+    assert_eq!(
+        config["config"]["Entrypoint"],
+        serde_json::json!(["/usr/bin/pebble", "enter"])
+    );
+    assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
+    // buildah runs what is in it, from the image's own layers.
+    let container = std::fs::read_to_string(dir.path().join("container")).expect("tools/image wrote it");
+    let output = Command::new(tools::path("buildah"))
+        .arg("--root")
+        .arg(dir.path().join("storage"))
+        .arg("--runroot")
+        .arg(dir.path().join("run"))
+        .args([
+            "--storage-driver",
+            "vfs",
+            "run",
+            "--isolation",
+            "chroot",
+            "--user",
+            "584792",
+        ])
+        .arg(container.trim())
+        .args(["--", "/usr/bin/metrics-proxy", "--version"])
+        .env("HOME", dir.path())
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run buildah: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        said.contains(env!("CARGO_PKG_VERSION")),
+        "{said}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

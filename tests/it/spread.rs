@@ -1,0 +1,143 @@
+//! The tasks of `spread/`, run by the stand-in for spread, and what plain spread needs of its files.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::app::PROGRAM;
+use crate::support::process::{self, Process};
+use crate::support::tools::{self, tool_or_skip};
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn yaml(path: &Path) -> Value {
+    let text =
+        std::fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    serde_yaml::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The folders of tasks below a suite.
+fn tasks(suite: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(suite)).expect("the checkout can be read");
+    let mut tasks: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    tasks.retain(|path| path.join("task.yaml").exists());
+    tasks.sort();
+    tasks
+}
+
+#[test]
+fn every_task_passes_in_the_stand_in_for_spread() {
+    let _python = tool_or_skip!("python");
+    let dir = process::fresh_dir();
+    let link = |from: PathBuf, name: &str| {
+        std::os::unix::fs::symlink(from, dir.path().join(name)).expect("a fresh folder can be written");
+    };
+    link(PROGRAM.into(), "metrics-proxy");
+    link(tools::path("pebble-1.26"), "pebble-1.26");
+    link(tools::path("pebble-1.32"), "pebble-1.32");
+    let mut command = Command::new(tools::path("python"));
+    command
+        .arg(root().join("tests/spread-runner"))
+        .args(["--jobs", "3"])
+        .env("METRICS_PROXY_SPREAD_BIN", dir.path())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env_remove("PEBBLE")
+        .env_remove("PEBBLE_SOCKET")
+        .env_remove("KUBECONFIG");
+    let mut runner = Process::spawn("spread-runner", command, &dir.path().join("log"));
+    let status = runner.wait(Duration::from_mins(5));
+    assert!(status.success(), "{}", runner.log());
+    let n = tasks("spread/tasks").len() * 2;
+    assert!(n >= 14);
+    assert!(
+        runner.log().contains(&format!("{n} of {n} passed")),
+        "{}",
+        runner.log()
+    );
+}
+
+/// What spread takes in a task; anything else it refuses.
+const TASK_KEYS: &[&str] = &[
+    "summary",
+    "details",
+    "backends",
+    "systems",
+    "variants",
+    "environment",
+    "samples",
+    "prepare",
+    "execute",
+    "restore",
+    "debug",
+    "artifacts",
+    "warn-timeout",
+    "kill-timeout",
+    "priority",
+    "manual",
+];
+
+#[test]
+fn plain_spread_knows_every_field() {
+    let project = yaml(&root().join("spread.yaml"));
+    let known = [
+        "project",
+        "environment",
+        "backends",
+        "path",
+        "exclude",
+        "include",
+        "rename",
+        "repack",
+        "reroot",
+        "kill-timeout",
+        "warn-timeout",
+        "prepare",
+        "restore",
+        "debug",
+        "prepare-each",
+        "restore-each",
+        "debug-each",
+        "suites",
+    ];
+    for key in project.as_object().expect("a map").keys() {
+        assert!(known.contains(&key.as_str()), "spread.yaml: {key}");
+    }
+    let backends = project["backends"].as_object().expect("a map");
+    assert_eq!(
+        backends.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["adhoc", "lxd"]
+    );
+    // `-reuse -resend` removes the remote path: on this machine it must never be the checkout.
+    assert!(
+        project["path"]
+            .as_str()
+            .is_some_and(|path| path.starts_with("/tmp/"))
+    );
+    for suite in project["suites"].as_object().expect("a map").keys() {
+        assert!(suite.ends_with('/'), "{suite}: suites end with a slash");
+        for task in tasks(suite) {
+            let value = yaml(&task.join("task.yaml"));
+            for key in value.as_object().expect("a map").keys() {
+                assert!(TASK_KEYS.contains(&key.as_str()), "{}: {key}", task.display());
+            }
+            assert!(value["summary"].is_string() && value["execute"].is_string());
+        }
+    }
+}
+
+#[test]
+fn rockcrafts_own_spread_file_tests_the_artifact() {
+    let project = yaml(&root().join("rock/spread.yaml"));
+    assert_eq!(project["backends"]["craft"]["type"], "craft");
+    for suite in project["suites"].as_object().expect("a map").keys() {
+        for task in tasks(suite) {
+            let value = yaml(&task.join("task.yaml"));
+            let scripts = format!("{}{}", value["prepare"], value["execute"]);
+            assert!(scripts.contains("CRAFT_ARTIFACT"), "{}", task.display());
+        }
+    }
+}
