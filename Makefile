@@ -27,11 +27,22 @@ tools: ## Build the real parts that the tests use, into a cache outside the chec
 
 .PHONY: soak
 soak: tools ## What takes long by nature: 1,000 rotations, 10,000 pods, ten-minute counts, reproducible builds
-	METRICS_PROXY_NO_SKIP=1 $(CARGO) test --locked --release --test it -- --ignored --nocapture --test-threads=1
+	METRICS_PROXY_NO_SKIP=1 METRICS_PROXY_ROTATIONS=1000 $(CARGO) test --locked --test it -- --nocapture bootstrap::rotations
+	METRICS_PROXY_NO_SKIP=1 $(CARGO) test --locked --test it -- --ignored --nocapture --test-threads=1
+	$(MAKE) reproduce
 
 .PHONY: bench
 bench: ## The exposition engine against copying memory and against other parsers, as ratios in one run
 	$(CARGO) bench --locked --bench exposition
+
+.PHONY: fuzz
+fuzz: ## Fuzz parse, merge and negotiate, FUZZ_SECONDS (60) each; needs a nightly toolchain (rustup toolchain install nightly)
+	@corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
+	for target in parse merge negotiate; do \
+		mkdir "$$corpus/$$target"; \
+		RUSTUP_TOOLCHAIN=nightly "$$(tools/get cargo-fuzz)" fuzz run --fuzz-dir tests/fuzz "$$target" \
+			"$$corpus/$$target" "tests/fuzz/corpus/$$target" -- -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1; \
+	done
 
 .PHONY: lint
 lint: ## Formatting, clippy and docs, warnings being errors

@@ -4,6 +4,12 @@
 //! With `KUBECONFIG` and `LABELS` set, that cluster's pods are scraped instead of the samples. `DEMO_ONCE=1` ends
 //! after the tour; otherwise Ctrl-C ends everything. `DEMO_PORT` and `DEMO_PEBBLE_PORT` move the two ports.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a demo talks to the person who started it"
+)]
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -56,14 +62,23 @@ async fn run() -> Result<()> {
     };
     let result = tokio::select! {
         result = toured => result,
-        _ = tokio::signal::ctrl_c() => Err("stopped before everything was up".into()),
+        stopped = asked_to_stop() => stopped.and(Err("stopped before everything was up".into())),
     };
     if result.is_ok() && std::env::var_os("DEMO_ONCE").is_none() {
         println!("\nEverything keeps running; Ctrl-C stops it.");
-        tokio::signal::ctrl_c().await?;
+        asked_to_stop().await?;
     }
     demo.stop().await;
     result
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn asked_to_stop() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 impl Demo {
@@ -175,7 +190,7 @@ impl Demo {
     /// Waits until every check has succeeded at least once since it was added.
     async fn wait_until_up(&mut self) -> Result<()> {
         println!("Waiting until `pebble checks` is up ...");
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_mins(1);
         let mut seen = String::new();
         while Instant::now() < limit {
             for child in &mut self.children {

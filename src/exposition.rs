@@ -146,6 +146,11 @@ impl Exposition {
         self.body.len()
     }
 
+    /// Bytes of memory held: the body's buffer and the index over it, about an eighth of it on top.
+    pub fn n_held_bytes(&self) -> usize {
+        self.body.capacity() + self.index.n_bytes()
+    }
+
     /// The format that the body was read as.
     pub fn format(&self) -> Format {
         if self.open_metrics {

@@ -426,7 +426,7 @@ pub const SETTINGS: &[Setting] = &[
         LOGGING,
         "log-level",
         "FILTER",
-        "info",
+        "info,kube_client=error",
         "error, warn, info, debug, trace, or a filter such as metrics_proxy=debug.",
     ),
 ];

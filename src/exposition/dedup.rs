@@ -160,7 +160,15 @@ fn needs_look(part: &Part, answer: &Answer) -> bool {
     let cuts_time = exposition.open_metrics && answer.format == Format::Text && index.has_timestamps;
     let respells = |group: &Group| {
         let both = Group::BOUND_INTEGER | Group::BOUND_DOT_ZERO;
-        group.notes & Group::BOUND_OTHER != 0 || group.notes & both == both
+        // Under one TYPE line `1` is stored as `1.0`, under another it is not.
+        let mixed = || {
+            let mut runs = index.group_runs(group);
+            let first = runs.next().map(|run| run.ambient);
+            runs.any(|run| Some(run.ambient) != first)
+        };
+        group.notes & Group::BOUND_OTHER != 0
+            || group.notes & both == both
+            || group.notes & both != 0 && mixed()
     };
     let exports = || {
         part.labels

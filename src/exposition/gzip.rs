@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn blocks_are_one_member() {
         let noise: Vec<u8> = (0..400_000u32)
-            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[1])
             .collect();
         check(&[]);
         check(&[b""]);

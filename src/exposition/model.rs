@@ -296,6 +296,20 @@ impl Index {
         self.has_timestamps = false;
     }
 
+    /// Bytes of memory that its vectors take.
+    pub(super) fn n_bytes(&self) -> usize {
+        fn of<T>(vec: &Vec<T>) -> usize {
+            vec.capacity() * std::mem::size_of::<T>()
+        }
+        of(&self.samples)
+            + of(&self.runs)
+            + of(&self.run_order)
+            + of(&self.groups)
+            + of(&self.shapes)
+            + of(&self.shape_names)
+            + of(&self.odd_label_names)
+    }
+
     pub(super) fn group_runs(&self, group: &Group) -> impl Iterator<Item = &Run> {
         self.run_order[group.runs.0 as usize..group.runs.1 as usize]
             .iter()

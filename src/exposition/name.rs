@@ -116,9 +116,8 @@ fn escape(name: &[u8], escaping: Escaping, colon: bool) -> Vec<u8> {
         match escaping {
             Escaping::AllowUtf8 => out.push(c),
             Escaping::Underscores => out.push(if legal { c } else { '_' }),
-            Escaping::Dots if c == '_' => out.push_str("__"),
             Escaping::Dots if c == '.' => out.push_str("_dot_"),
-            Escaping::Dots if legal => out.push(c),
+            Escaping::Dots if legal && c != '_' => out.push(c),
             Escaping::Dots => out.push_str("__"),
             Escaping::Values if c == '_' => out.push_str("__"),
             Escaping::Values if legal => out.push(c),

@@ -16,6 +16,10 @@ pub enum Format {
 
 /// How to answer one request, from its headers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "traits of a client, each of which it has or has not"
+)]
 pub struct Answer {
     pub(super) format: Format,
     pub(super) escaping: Escaping,

@@ -22,11 +22,20 @@ pub(super) fn is_float(token: &[u8]) -> bool {
 /// 0 where there is none; more may follow, which only the caller can judge.
 #[inline]
 pub(super) fn simple_len(text: &[u8]) -> usize {
-    let whole = text.iter().take(300).take_while(|byte| byte.is_ascii_digit()).count();
+    let whole = text
+        .iter()
+        .take(300)
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
     if whole == 0 || text.get(whole) != Some(&b'.') {
         return whole;
     }
-    whole + 1 + text[whole + 1..].iter().take_while(|byte| byte.is_ascii_digit()).count()
+    whole
+        + 1
+        + text[whole + 1..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count()
 }
 
 /// Reads a float that a scrape accepts; `None` for anything else.
@@ -161,13 +170,13 @@ pub(super) fn is_plainly_canonical(value: &[u8]) -> bool {
     } else {
         return false;
     };
-    whole + 1 + fraction == value.len()
-        && (1..=6).contains(&whole)
-        && (1..=8).contains(&fraction)
-        && (whole == 1 || value[0] != b'0')
-        // "0.00001" is written 1e-05; four zeros in a row are looked at more closely.
-        && !(value[0] == b'0' && value[2..].starts_with(b"0000"))
-        && (fraction == 1 || value[value.len() - 1] != b'0')
+    if whole + 1 + fraction != value.len() || !(1..=6).contains(&whole) || !(1..=8).contains(&fraction) {
+        return false;
+    }
+    let padded = whole > 1 && value[0] == b'0' || fraction > 1 && value[value.len() - 1] == b'0';
+    // "0.00001" is written 1e-05; four zeros in a row are looked at more closely.
+    let tiny = value[0] == b'0' && value[2..].starts_with(b"0000");
+    !padded && !tiny
 }
 
 fn format_bound(number: f64) -> String {
@@ -203,14 +212,12 @@ fn parse_go_literal(value: &[u8]) -> Option<f64> {
     if !underscores_separate_digits(unsigned.as_bytes(), hex.is_some()) {
         return None;
     }
-    let magnitude = match hex {
-        Some(digits) => parse_hex_float(&digits.replace('_', ""))?,
-        None => {
-            if !unsigned.contains('_') {
-                return None;
-            }
-            parse_float(unsigned.replace('_', "").as_bytes())?
-        }
+    let magnitude = if let Some(digits) = hex {
+        parse_hex_float(&digits.replace('_', ""))?
+    } else if unsigned.contains('_') {
+        parse_float(unsigned.replace('_', "").as_bytes())?
+    } else {
+        return None;
     };
     Some(if negative { -magnitude } else { magnitude })
 }

@@ -4,14 +4,21 @@
 //! it looked like, so that a name costs one comparison; every other line goes through [`Line::read`], which is
 //! slower and decides what is accepted. Both give the same index.
 
+mod family;
+mod scan;
+
 use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::HashTable;
 
 use super::line::{Fault, Line, Name, Span};
-use super::model::{Ambient, Declaration, Group, Index, Run, Sample, Shape, Suffix, Type};
+use super::model::{Ambient, Declaration, Group, Index, Run, Sample, Shape, Suffix};
 use super::{Limits, RefusalKind, name, number};
+use scan::{
+    absorb, collect_plain, common_len, hash_names, is_plain, narrow, odd_series_end, plain_value_end,
+    shape_names, spread, token_end,
+};
 
 /// Offsets are 32 bits wide.
 pub(super) const MAX_BODY_BYTES: usize = u32::MAX as usize - 64;
@@ -199,177 +206,6 @@ impl Parser<'_> {
         hasher.finish()
     }
 
-    // ---- metadata -------------------------------------------------------------------------------------------------
-
-    /// Reads a line that starts with `#`; `None` after `# EOF`.
-    fn read_comment(&mut self, start: usize) -> Result<Option<usize>, Stop> {
-        let body = self.body;
-        let line_end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |len| start + len);
-        let line = &body[start..line_end];
-        let next = (line_end + 1).min(body.len());
-        let blank = |byte: &u8| *byte == b' ' || *byte == b'\t' && !self.open_metrics;
-        if self.open_metrics {
-            if line == b"# EOF" {
-                return if next == body.len() {
-                    Ok(None)
-                } else {
-                    Err(stop(RefusalKind::Parse, next, "data after # EOF"))
-                };
-            }
-            if line_end == body.len() {
-                return Err(stop(
-                    RefusalKind::Parse,
-                    start,
-                    "the body does not end with # EOF",
-                ));
-            }
-        }
-        let blanks = line[1..].iter().take_while(|byte| blank(byte)).count();
-        let words = &line[1 + blanks..];
-        let keyword = words.get(..4).unwrap_or_default();
-        let known = matches!(keyword, b"HELP" | b"TYPE") || self.open_metrics && keyword == b"UNIT";
-        let is_metadata =
-            blanks > 0 && (!self.open_metrics || blanks == 1) && known && words.get(4).is_some_and(blank);
-        if !is_metadata {
-            if self.open_metrics {
-                return Err(stop(
-                    RefusalKind::Parse,
-                    start,
-                    "a comment, which OpenMetrics does not have",
-                ));
-            }
-            if let Some(nul) = memchr::memchr(0, line) {
-                return Err(stop(RefusalKind::Parse, start + nul, "a NUL in a comment"));
-            }
-            return Ok(Some(next));
-        }
-        let mut at = start + 1 + blanks + 5;
-        if !self.open_metrics {
-            at += body[at..line_end].iter().take_while(|byte| blank(byte)).count();
-        }
-        self.read_declaration(keyword, at, line_end)
-    }
-
-    /// Reads what follows the keyword: a name and a text.
-    fn read_declaration(
-        &mut self,
-        keyword: &[u8],
-        at: usize,
-        line_end: usize,
-    ) -> Result<Option<usize>, Stop> {
-        let body = self.body;
-        let (named, after) = if body.get(at) == Some(&b'"') {
-            let Some(end) = quoted_end(body, at) else {
-                return Err(stop(RefusalKind::Parse, at, "a quoted name does not end"));
-            };
-            let span = Span::new(at + 1, end - 1);
-            (Name { span, quoted: true }, end)
-        } else {
-            let len = name::metric_name_len(&body[at..line_end]);
-            if len == 0 {
-                return Err(stop(
-                    RefusalKind::Parse,
-                    at,
-                    "no metric name after HELP, TYPE or UNIT",
-                ));
-            }
-            let span = Span::new(at, at + len);
-            (Name { span, quoted: false }, at + len)
-        };
-        // A quoted name may hold line feeds, so the line can end later than its first one.
-        let line_end = if after <= line_end {
-            line_end
-        } else {
-            memchr::memchr(b'\n', &body[after..]).map_or(body.len(), |len| after + len)
-        };
-        if self.open_metrics && body.get(after) != Some(&b' ') {
-            return Err(stop(RefusalKind::Parse, after, "no blank after the metric name"));
-        }
-        // Prometheus cuts exactly one byte, whatever it is.
-        let text = Span::new((after + 1).min(line_end), line_end);
-        let next = (line_end + 1).min(body.len());
-        let declaration = self.declare(named);
-        match keyword {
-            b"TYPE" => {
-                let text_bytes = text.of(body);
-                let Some(kind) = Type::parse(text_bytes, self.open_metrics) else {
-                    return Err(stop(
-                        RefusalKind::Parse,
-                        text.start as usize,
-                        "an unknown metric type",
-                    ));
-                };
-                self.ambient = Ambient::of(kind);
-                self.scratch.declarations[declaration].kind.get_or_insert(kind);
-            }
-            b"HELP" => {
-                if !self.utf8 && std::str::from_utf8(text.of(body)).is_err() {
-                    return Err(stop(
-                        RefusalKind::Parse,
-                        text.start as usize,
-                        "the help text is not UTF-8",
-                    ));
-                }
-                self.scratch.declarations[declaration].help.get_or_insert(text);
-            }
-            _ => {
-                let unit = text.of(body);
-                let stem = named.span.of(body).strip_suffix(unit);
-                if !unit.is_empty() && !stem.is_some_and(|stem| stem.ends_with(b"_")) {
-                    return Err(stop(
-                        RefusalKind::Parse,
-                        text.start as usize,
-                        "the unit is not the end of the metric's name",
-                    ));
-                }
-                self.scratch.declarations[declaration].unit.get_or_insert(text);
-            }
-        }
-        Ok(Some(next))
-    }
-
-    fn declare(&mut self, named: Name) -> usize {
-        let body = self.body;
-        let decoded = named.decode(body);
-        let hash = self.hash(&decoded);
-        let hasher = self.hasher;
-        let Scratch {
-            declarations,
-            declarations_by_name,
-            ..
-        } = &mut *self.scratch;
-        let found =
-            declarations_by_name.find(hash, |&id| declarations[id as usize].name.decode(body) == decoded);
-        if let Some(&id) = found {
-            return id as usize;
-        }
-        let id = declarations.len();
-        declarations.push(Declaration {
-            name: named,
-            kind: None,
-            help: None,
-            unit: None,
-        });
-        #[allow(clippy::cast_possible_truncation, reason = "fewer declarations than bytes")]
-        declarations_by_name.insert_unique(hash, id as u32, |&id| {
-            hash_with(hasher, &declarations[id as usize].name.decode(body))
-        });
-        id
-    }
-
-    fn find_declaration(&self, decoded: &[u8]) -> Option<&Declaration> {
-        let hash = self.hash(decoded);
-        let declarations = &self.scratch.declarations;
-        self.scratch
-            .declarations_by_name
-            .find(hash, |&id| {
-                *declarations[id as usize].name.decode(self.body) == *decoded
-            })
-            .map(|&id| &declarations[id as usize])
-    }
-
-    // ---- samples --------------------------------------------------------------------------------------------------
-
     fn read_sample(&mut self, start: usize) -> Result<usize, Stop> {
         if self.limits.max_samples > 0 && self.index.samples.len() as u64 >= self.limits.max_samples {
             return Err(stop(
@@ -495,7 +331,9 @@ impl Parser<'_> {
         let known = &self.scratch.known;
         self.scratch
             .known_by_name
-            .find(self.hash(decoded), |&id| *known[id as usize].name.decode(self.body) == *decoded)
+            .find(self.hash(decoded), |&id| {
+                *known[id as usize].name.decode(self.body) == *decoded
+            })
             .copied()
     }
 
@@ -529,9 +367,16 @@ impl Parser<'_> {
         if let Some(bound_at) = bound_at
             && bound_at < index
         {
-            *bound = Some(Span::new(start + places[bound_at].start as usize, start + places[bound_at].end as usize));
+            *bound = Some(Span::new(
+                start + places[bound_at].start as usize,
+                start + places[bound_at].end as usize,
+            ));
         }
-        let mut segment = if index == 0 { entry.name.span.len() } else { places[index - 1].end as usize + 1 };
+        let mut segment = if index == 0 {
+            entry.name.span.len()
+        } else {
+            places[index - 1].end as usize + 1
+        };
         let mut empty = false;
         while index < places.len() {
             let place = places[index];
@@ -541,12 +386,18 @@ impl Parser<'_> {
             }
             let value = at - (old - place.start as usize);
             // A backslash just before the difference may have belonged to an escape.
-            let escapes = now[value..at].iter().rev().take_while(|&&byte| byte == b'\\').count();
+            let escapes = now[value..at]
+                .iter()
+                .rev()
+                .take_while(|&&byte| byte == b'\\')
+                .count();
             let end = plain_value_end(now, at - escapes)?;
             if !self.utf8 && std::str::from_utf8(&now[value..end]).is_err() {
                 return None;
             }
-            if self.limits.max_label_value_length > 0 && (end - value) as u64 > self.limits.max_label_value_length {
+            if self.limits.max_label_value_length > 0
+                && (end - value) as u64 > self.limits.max_label_value_length
+            {
                 return None;
             }
             empty |= end == value;
@@ -602,7 +453,11 @@ impl Parser<'_> {
             return None;
         }
         let Shape { le, quantile, .. } = *self.index.shapes.get(shape as usize)?;
-        let found = if self.ambient == Ambient::Histogram { le } else { quantile };
+        let found = if self.ambient == Ambient::Histogram {
+            le
+        } else {
+            quantile
+        };
         found.map(|position| position as usize)
     }
 
@@ -626,12 +481,18 @@ impl Parser<'_> {
             let index = &self.index;
             let by_names = &self.scratch.shapes_by_names;
             by_names
-                .find(hash, |&id| shape_names(index, id).iter().map(|span| span.of(body)).eq(names()))
+                .find(hash, |&id| {
+                    shape_names(index, id)
+                        .iter()
+                        .map(|span| span.of(body))
+                        .eq(names())
+                })
                 .copied()
         });
         let fits = spans.iter().skip(1).step_by(2).all(|value| {
             let limit = self.limits.max_label_value_length;
-            (limit == 0 || value.len() as u64 <= limit) && (self.utf8 || std::str::from_utf8(value.of(body)).is_ok())
+            (limit == 0 || value.len() as u64 <= limit)
+                && (self.utf8 || std::str::from_utf8(value.of(body)).is_ok())
         });
         let Some((shape, series_end)) = shape.zip(plain).filter(|_| fits) else {
             self.scratch.spans = spans;
@@ -641,7 +502,9 @@ impl Parser<'_> {
         let mut hash = self.seed;
         let mut segment = start + name_len;
         let n_labels = spans.len() / 2;
-        let Scratch { known: all, places, .. } = &mut *self.scratch;
+        let Scratch {
+            known: all, places, ..
+        } = &mut *self.scratch;
         let entry = &mut all[known as usize];
         if (entry.places_room as usize) < n_labels {
             entry.places = narrow(places.len());
@@ -918,481 +781,7 @@ impl Parser<'_> {
         }
         Ok(())
     }
-
-    // ---- names, groups and shapes ---------------------------------------------------------------------------------
-
-    /// The entry of a sample name, made at its first sight.
-    fn know(&mut self, named: Name) -> u32 {
-        let body = self.body;
-        let decoded = named.decode(body);
-        if let Some(id) = self.find_known(&decoded) {
-            return id;
-        }
-        let (group_name, suffix) = self.belongs_to(named);
-        let group = self.group(group_name);
-        self.index.groups[group as usize].suffixes.add(suffix.bit());
-        let hash = self.hash(&decoded);
-        let hasher = self.hasher;
-        let Scratch {
-            known, known_by_name, ..
-        } = &mut *self.scratch;
-        let id = narrow(known.len());
-        known.push(Known {
-            name: named,
-            group,
-            suffix,
-            next: NONE,
-            shape: FRESH,
-            line_start: 0,
-            series_len: 0,
-            places: 0,
-            n_places: 0,
-            places_room: 0,
-            shapes_vary: false,
-            empty_values: false,
-            without: [false; 3],
-        });
-        known_by_name.insert_unique(hash, id, |&id| {
-            hash_with(hasher, &known[id as usize].name.decode(body))
-        });
-        id
-    }
-
-    /// The family that a sample name belongs to, as far as has been declared: its own if that has a type, else the
-    /// one that its ending points to, else its own again.
-    fn belongs_to(&self, named: Name) -> (Name, Suffix) {
-        let decoded = named.decode(self.body);
-        if self
-            .find_declaration(&decoded)
-            .is_some_and(|found| found.kind.is_some())
-        {
-            return (named, Suffix::Bare);
-        }
-        for suffix in Suffix::ALL {
-            let Some(base) = decoded.strip_suffix(suffix.as_str().as_bytes()) else {
-                continue;
-            };
-            if suffix == Suffix::Bare || base.is_empty() {
-                continue;
-            }
-            if let Some(found) = self.find_declaration(base)
-                && found.kind.is_some_and(|kind| kind.suffixes().contains(&suffix))
-            {
-                return (found.name, suffix);
-            }
-        }
-        (named, Suffix::Bare)
-    }
-
-    fn group(&mut self, named: Name) -> u32 {
-        let body = self.body;
-        let decoded = named.decode(body);
-        let hash = self.hash(&decoded);
-        let groups = &self.index.groups;
-        let found = self
-            .scratch
-            .groups_by_name
-            .find(hash, |&id| groups[id as usize].name.decode(body) == decoded);
-        if let Some(&id) = found {
-            return id;
-        }
-        let declared = self.find_declaration(&decoded).copied();
-        let id = narrow(self.index.groups.len());
-        self.index.groups.push(Group {
-            name: named,
-            kind: declared.and_then(|found| found.kind),
-            help: None,
-            unit: None,
-            suffixes: super::model::Suffixes::default(),
-            runs: (0, 0),
-            notes: 0,
-        });
-        let hasher = self.hasher;
-        let groups = &self.index.groups;
-        self.scratch.groups_by_name.insert_unique(hash, id, |&id| {
-            hash_with(hasher, &groups[id as usize].name.decode(body))
-        });
-        id
-    }
-
-    /// The shape of a plain line, made at its first sight; `None` for a line that is not plain.
-    fn know_shape(&mut self, line: &Line, plain: bool) -> Result<Option<u32>, Stop> {
-        if !plain {
-            return Ok(None);
-        }
-        let body = self.body;
-        let mut spans = std::mem::take(&mut self.scratch.spans);
-        spans.clear();
-        spans.extend(line.labels.iter().map(|label| label.name.span));
-        let hasher = self.hasher;
-        let hash = hash_names(hasher, spans.iter().map(|span| span.of(body)));
-        let index = &mut *self.index;
-        let found = self
-            .scratch
-            .shapes_by_names
-            .find(hash, |&id| same_names(body, shape_names(index, id), &spans))
-            .copied();
-        if let Some(id) = found {
-            self.scratch.spans = spans;
-            return Ok(Some(id));
-        }
-        if index.shapes.len() + 1 >= Sample::MAX_SHAPES {
-            let at = line.name.span.start as usize;
-            return Err(stop(
-                RefusalKind::Labels,
-                at,
-                "too many different sets of label names",
-            ));
-        }
-        let id = narrow(index.shapes.len());
-        let first = narrow(index.shape_names.len());
-        index.shape_names.extend_from_slice(&spans);
-        let position = |wanted: &[u8]| spans.iter().position(|span| span.of(body) == wanted).map(narrow);
-        index.shapes.push(Shape {
-            names: (first, narrow(index.shape_names.len())),
-            le: position(b"le"),
-            quantile: position(b"quantile"),
-        });
-        let index = &*index;
-        self.scratch
-            .shapes_by_names
-            .insert_unique(hash, id, |&id| {
-                hash_names(hasher, shape_names(index, id).iter().map(|span| span.of(body)))
-            });
-        spans.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
-        let set = hash_names(hasher, spans.iter().map(|span| span.of(body)));
-        // Two sets of one hash are taken for permutations: that only costs a second look.
-        match self
-            .scratch
-            .shapes_by_set
-            .entry(set, |&(other, _)| other == set, |&(hash, _)| hash)
-        {
-            hashbrown::hash_table::Entry::Occupied(_) => self.scratch.permuted = true,
-            hashbrown::hash_table::Entry::Vacant(vacant) => {
-                vacant.insert((set, id));
-            }
-        }
-        self.scratch.spans = spans;
-        Ok(Some(id))
-    }
-
-    // ---- the end --------------------------------------------------------------------------------------------------
-
-    /// Settles what could not be known earlier: TYPE lines that came after their samples, and where doubles hide.
-    fn finish(&mut self) {
-        let body = self.body;
-        let mut moved_to: Vec<u32> = Vec::new();
-        for id in 0..self.scratch.known.len() {
-            let mut entry = self.scratch.known[id];
-            if entry.shapes_vary && (entry.empty_values || self.scratch.permuted) {
-                self.index.uncertain = true;
-            }
-            if entry.suffix == Suffix::Bare {
-                let (family, suffix) = self.belongs_to(entry.name);
-                if suffix != Suffix::Bare {
-                    let target = self.group(family);
-                    self.index.groups[target as usize].suffixes.add(suffix.bit());
-                    self.index.groups[target as usize].notes |= self.index.groups[entry.group as usize].notes;
-                    moved_to.resize(self.index.groups.len(), NONE);
-                    moved_to[entry.group as usize] = target;
-                    entry.group = target;
-                    entry.suffix = suffix;
-                }
-            }
-            self.scratch.known[id] = entry;
-        }
-        if !moved_to.is_empty() {
-            moved_to.resize(self.index.groups.len(), NONE);
-            for run in &mut self.index.runs {
-                let target = moved_to[run.group as usize];
-                if target != NONE {
-                    run.group = target;
-                }
-            }
-        }
-        for group in 0..self.index.groups.len() {
-            let declared = self
-                .find_declaration(&self.index.groups[group].name.decode(body))
-                .copied();
-            if let Some(declared) = declared {
-                let group = &mut self.index.groups[group];
-                group.kind = declared.kind;
-                group.help = declared.help;
-                group.unit = declared.unit;
-            }
-        }
-        for entry in &self.scratch.known {
-            let group = &mut self.index.groups[entry.group as usize];
-            let lacks = match (entry.suffix, group.kind) {
-                (Suffix::Bucket, _) => entry.without[0],
-                (Suffix::Bare, Some(Type::Summary)) => entry.without[1],
-                (Suffix::Bare, Some(Type::StateSet)) => entry.without[2],
-                _ => false,
-            };
-            if lacks {
-                group.notes |= Group::LACKS_LABEL;
-            }
-        }
-        self.sort_runs();
-    }
-
-    fn sort_runs(&mut self) {
-        let runs = &self.index.runs;
-        self.index.run_order.extend(0..narrow(runs.len()));
-        self.index.run_order.sort_by_key(|&run| runs[run as usize].group);
-        let mut from = 0;
-        while from < self.index.run_order.len() {
-            let group = self.index.runs[self.index.run_order[from] as usize].group;
-            let len = self.index.run_order[from..]
-                .iter()
-                .take_while(|&&run| self.index.runs[run as usize].group == group)
-                .count();
-            self.index.groups[group as usize].runs = (narrow(from), narrow(from + len));
-            from += len;
-        }
-    }
 }
 
 /// A name that no line has been kept for yet; told apart from `NONE`, which is a line without labels.
 const FRESH: u32 = u32::MAX - 1;
-
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "counts and offsets are below MAX_BODY_BYTES"
-)]
-fn narrow(value: usize) -> u32 {
-    value as u32
-}
-
-/// Half a hash for a whole one: the table takes its low bits and its top bits.
-fn spread(short: u32) -> u64 {
-    u64::from(short).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-fn hash_with(hasher: &foldhash::quality::RandomState, bytes: &[u8]) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    hasher.write(bytes);
-    hasher.finish()
-}
-
-fn hash_names<'a>(hasher: &foldhash::quality::RandomState, names: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    for name in names {
-        hasher.write(name);
-        hasher.write_u8(0);
-    }
-    hasher.finish()
-}
-
-/// Takes `bytes` into a running hash: sixteen at a time, multiplied and folded, under a key that nobody knows.
-///
-/// Hashing piece by piece is what lets a line begin where the one before it ended being equal. A hash decides nothing
-/// alone: bytes are compared before a series counts as seen.
-#[inline]
-fn absorb(hash: u64, bytes: &[u8], key: u64) -> u64 {
-    let mut hash = hash ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut rest = bytes;
-    while let Some((chunk, after)) = rest.split_first_chunk::<16>() {
-        let (low, high) = halves(chunk);
-        hash = fold(low ^ hash, high ^ key);
-        rest = after;
-    }
-    if rest.is_empty() {
-        return fold(hash, key);
-    }
-    // The last sixteen bytes once more where there are that many, else the rest with zeros.
-    let mut last = [0; 16];
-    if let Some(chunk) = bytes.last_chunk::<16>() {
-        last = *chunk;
-    } else {
-        last[..rest.len()].copy_from_slice(rest);
-    }
-    let (low, high) = halves(&last);
-    fold(low ^ hash, high ^ key)
-}
-
-#[inline]
-fn halves(chunk: &[u8; 16]) -> (u64, u64) {
-    let whole = u128::from_le_bytes(*chunk);
-    #[allow(clippy::cast_possible_truncation, reason = "the halves of sixteen bytes")]
-    let halves = (whole as u64, (whole >> 64) as u64);
-    halves
-}
-
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    #[allow(clippy::cast_possible_truncation, reason = "both halves are taken")]
-    let folded = product as u64 ^ (product >> 64) as u64;
-    folded
-}
-
-/// How many bytes `a` and `b` begin with in common.
-#[inline]
-fn common_len(a: &[u8], b: &[u8]) -> usize {
-    let mut len = 0;
-    for (x, y) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
-        let x: [u8; 16] = x.try_into().expect("chunks_exact gives sixteen");
-        let y: [u8; 16] = y.try_into().expect("chunks_exact gives sixteen");
-        let differ = u128::from_le_bytes(x) ^ u128::from_le_bytes(y);
-        if differ != 0 {
-            return len + (differ.trailing_zeros() / 8) as usize;
-        }
-        len += 16;
-    }
-    let tail = a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count();
-    len + tail
-}
-
-fn shape_names(index: &Index, id: u32) -> &[Span] {
-    let (from, to) = index.shapes[id as usize].names;
-    &index.shape_names[from as usize..to as usize]
-}
-
-fn same_names(body: &[u8], a: &[Span], b: &[Span]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.of(body) == b.of(body))
-}
-
-fn token_end(body: &[u8], from: usize) -> usize {
-    from + body[from..]
-        .iter()
-        .take_while(|byte| !matches!(byte, b' ' | b'\n' | b'\t' | b'{'))
-        .count()
-}
-
-fn quoted_end(body: &[u8], at: usize) -> Option<usize> {
-    let mut from = at + 1;
-    loop {
-        let found = memchr::memchr2(b'"', b'\\', body.get(from..)?)?;
-        from += found;
-        match body[from] {
-            b'"' => return Some(from + 1),
-            _ if matches!(body.get(from + 1), None | Some(b'\n')) => return None,
-            _ => from += 2,
-        }
-    }
-}
-
-/// The closing quote of a value that can be written as it is; `None` for any other.
-#[inline]
-fn plain_value_end(body: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    loop {
-        at += find_special(body.get(at..)?)?;
-        match body[at] {
-            b'"' => return Some(at),
-            b'\\' if matches!(body.get(at + 1), Some(b'\\' | b'"' | b'n')) => at += 2,
-            _ => return None,
-        }
-    }
-}
-
-/// The first quote, backslash or line feed. Most values are short: eight bytes at a time cost less than a call.
-#[inline]
-fn find_special(text: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let mut at = 0;
-    let mut rest = text;
-    for _ in 0..4 {
-        let Some((chunk, after)) = rest.split_first_chunk::<8>() else {
-            break;
-        };
-        let word = u64::from_le_bytes(*chunk);
-        let hits = zero_bytes(word ^ (ONES * u64::from(b'"')))
-            | zero_bytes(word ^ (ONES * u64::from(b'\\')))
-            | zero_bytes(word ^ (ONES * u64::from(b'\n')));
-        if hits != 0 {
-            return Some(at + (hits.trailing_zeros() / 8) as usize);
-        }
-        at += 8;
-        rest = after;
-    }
-    memchr::memchr3(b'"', b'\\', b'\n', rest).map(|found| at + found)
-}
-
-/// Names and values of plain labels by turns, from after the opening brace; gives the closing one's position.
-fn collect_plain(body: &[u8], start: usize, spans: &mut Vec<Span>) -> Option<usize> {
-    let mut at = start;
-    loop {
-        let len = name::label_name_len(body.get(at..)?);
-        if len == 0 || !body[at + len..].starts_with(b"=\"") {
-            return None;
-        }
-        spans.push(Span::new(at, at + len));
-        let value = at + len + 2;
-        at = plain_value_end(body, value)? + 1;
-        spans.push(Span::new(value, at - 1));
-        match body.get(at) {
-            Some(b',') => at += 1,
-            Some(b'}') => return Some(at),
-            _ => return None,
-        }
-    }
-}
-
-/// Where labels go into a line written the plain way; `None` for any other.
-fn is_plain(body: &[u8], start: usize, line: &Line) -> Option<usize> {
-    if line.name.quoted || line.name.span.start as usize != start {
-        return None;
-    }
-    let mut at = line.name.span.end as usize;
-    let mut series_end = at;
-    if line.series_end > at {
-        for (index, label) in line.labels.iter().enumerate() {
-            let expect = if index == 0 { b'{' } else { b',' };
-            let named = label.name;
-            if named.quoted
-                || body[at] != expect
-                || named.span.start as usize != at + 1
-                || label.value.start != named.span.end + 2
-                || !name::is_legal_value(label.value.of(body))
-            {
-                return None;
-            }
-            at = label.value.end as usize + 1;
-        }
-        if line.labels.is_empty() || body[at] != b'}' {
-            return None;
-        }
-        series_end = at;
-        at += 1;
-    }
-    let spaced = |span: Span, at: usize| span.start as usize == at + 1 && body[at] == b' ';
-    if !spaced(line.value, at) {
-        return None;
-    }
-    at = line.value.end as usize;
-    if let Some(timestamp) = line.timestamp {
-        if !spaced(timestamp, at) {
-            return None;
-        }
-        at = timestamp.end as usize;
-    }
-    if line.exemplar.is_none() && at != line.end {
-        return None;
-    }
-    Some(series_end)
-}
-
-/// For a line with slack outside its labels, or a trailing comma: the end of what identifies the series.
-fn odd_series_end(body: &[u8], start: usize, line: &Line) -> Option<usize> {
-    if line.name.quoted || line.name.span.start as usize != start {
-        return None;
-    }
-    let mut at = line.name.span.end as usize;
-    for (index, label) in line.labels.iter().enumerate() {
-        let expect = if index == 0 { b'{' } else { b',' };
-        if label.name.quoted
-            || body[at] != expect
-            || label.name.span.start as usize != at + 1
-            || label.value.start != label.name.span.end + 2
-            || !name::is_legal_value(label.value.of(body))
-        {
-            return None;
-        }
-        at = label.value.end as usize + 1;
-    }
-    Some(at)
-}

@@ -74,13 +74,16 @@ impl Slot {
 
     /// The position of a sample name, added where it is new.
     fn sample(&mut self, name: &[u8]) -> usize {
-        self.samples.iter().position(|sample| sample.name == name).unwrap_or_else(|| {
-            self.samples.push(SampleName {
-                name: name.to_vec(),
-                entries: Vec::new(),
-            });
-            self.samples.len() - 1
-        })
+        self.samples
+            .iter()
+            .position(|sample| sample.name == name)
+            .unwrap_or_else(|| {
+                self.samples.push(SampleName {
+                    name: name.to_vec(),
+                    entries: Vec::new(),
+                });
+                self.samples.len() - 1
+            })
     }
 }
 
@@ -145,19 +148,26 @@ impl Planner<'_> {
                     places_now.push(NOWHERE);
                     continue;
                 }
-                let as_before = before.filter(|(other, _)| other.own == part.own && folds.is_empty()).and_then(
-                    |(_, other)| {
+                let as_before = before
+                    .filter(|(other, _)| other.own == part.own && folds.is_empty())
+                    .and_then(|(_, other)| {
                         let position = group_id as usize;
                         let place = *places_before.get(position)?;
-                        (place != NOWHERE && same_terms(exposition, group, other, other.index.groups.get(position)?))
-                            .then_some(place)
-                    },
-                );
+                        (place != NOWHERE
+                            && same_terms(exposition, group, other, other.index.groups.get(position)?))
+                        .then_some(place)
+                    });
                 let place = as_before.unwrap_or_else(|| {
                     let decoded = group.name.decode(&exposition.body);
                     let fold = folds.get(&*decoded).copied();
                     let lacks = group.notes & Group::LACKS_LABEL != 0;
-                    let key = (output_name(part, &decoded, self.answer), group.kind, group.suffixes, lacks, fold);
+                    let key = (
+                        output_name(part, &decoded, self.answer),
+                        group.kind,
+                        group.suffixes,
+                        lacks,
+                        fold,
+                    );
                     *known.entry(key).or_insert_with_key(|key| {
                         places.push(self.places(key));
                         places.len() - 1
@@ -165,11 +175,13 @@ impl Planner<'_> {
                 });
                 places_now.push(place);
                 for destination in &places[place] {
-                    self.slots[destination.slot].samples[destination.sample].entries.push(Entry {
-                        part: part_id,
-                        group: group_id,
-                        suffixes: destination.suffixes,
-                    });
+                    self.slots[destination.slot].samples[destination.sample]
+                        .entries
+                        .push(Entry {
+                            part: part_id,
+                            group: group_id,
+                            suffixes: destination.suffixes,
+                        });
                 }
             }
             // What is folded in goes elsewhere than it would without its family.
@@ -425,7 +437,11 @@ impl Planner<'_> {
                 }
             }
         }
-        let timed = |part: &Part| part.exposition.as_ref().is_some_and(|found| found.index.has_timestamps);
+        let timed = |part: &Part| {
+            part.exposition
+                .as_ref()
+                .is_some_and(|found| found.index.has_timestamps)
+        };
         if self.open_metrics && self.parts.iter().any(timed) {
             for (id, doomed) in doomed.iter_mut().enumerate() {
                 let slot = &self.slots[id];
@@ -481,7 +497,14 @@ impl Planner<'_> {
     /// The families in order, with the metadata that the targets agree on.
     fn finish(mut self) -> (Vec<Family>, Vec<Conflict>) {
         let parts = self.parts;
-        let place = |entry: &Entry| (entry.part, first_sample(parts, entry), entry.group, entry.suffixes);
+        let place = |entry: &Entry| {
+            (
+                entry.part,
+                first_sample(parts, entry),
+                entry.group,
+                entry.suffixes,
+            )
+        };
         let mut found: Vec<(Slot, Vec<Entry>)> = Vec::new();
         for (id, mut slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             let pinned = id == 0 && self.synthetic_up;
@@ -489,8 +512,11 @@ impl Planner<'_> {
             if slot.samples.is_empty() && !pinned {
                 continue;
             }
-            let mut entries: Vec<Entry> =
-                slot.samples.iter_mut().flat_map(|sample| std::mem::take(&mut sample.entries)).collect();
+            let mut entries: Vec<Entry> = slot
+                .samples
+                .iter_mut()
+                .flat_map(|sample| std::mem::take(&mut sample.entries))
+                .collect();
             // One group of each part, in their order, needs no sorting; that is most families.
             if !entries.windows(2).all(|pair| pair[0].part < pair[1].part) {
                 entries.sort_by_key(place);
@@ -499,7 +525,10 @@ impl Planner<'_> {
         }
         let pinned = usize::from(self.synthetic_up);
         found[pinned..].sort_by_key(|(_, entries)| entries.first().map(place));
-        let families = found.into_iter().map(|(slot, entries)| self.family(slot, entries)).collect();
+        let families = found
+            .into_iter()
+            .map(|(slot, entries)| self.family(slot, entries))
+            .collect();
         let conflicts = std::mem::take(&mut self.conflicts)
             .into_iter()
             .map(|((family, kind), detail)| Conflict {

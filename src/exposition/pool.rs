@@ -3,10 +3,9 @@
 //! Getting fresh pages from the kernel costs more than parsing into them: indexes, tables and output chunks are kept
 //! from one answer to the next, up to a limit in bytes.
 
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::model::{Index, Run, Sample};
+use super::model::Index;
 use super::parse::Scratch;
 use super::{Answer, Exposition, Limits, Merged, Part, Refusal};
 
@@ -59,7 +58,7 @@ impl Pool {
         let (mut index, mut scratch) = {
             let mut kept = self.kept();
             let index = kept.indexes.pop().unwrap_or_default();
-            kept.bytes = kept.bytes.saturating_sub(index_bytes(&index));
+            kept.bytes = kept.bytes.saturating_sub(index.n_bytes());
             (index, kept.scratches.pop().unwrap_or_default())
         };
         let parsed = super::parse_with(&body, content_type, limits, &mut index, &mut scratch);
@@ -105,7 +104,7 @@ impl Pool {
 
     pub(super) fn keep_index(&self, index: Index) {
         let mut kept = self.kept();
-        let bytes = index_bytes(&index);
+        let bytes = index.n_bytes();
         if kept.bytes + bytes <= self.shared.max_bytes {
             kept.bytes += bytes;
             kept.indexes.push(index);
@@ -116,11 +115,6 @@ impl Pool {
         // Whatever panicked while holding it, what is kept is whole: only pushes and pops happen under the lock.
         self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The large parts of an index.
-fn index_bytes(index: &Index) -> usize {
-    index.samples.capacity() * mem::size_of::<Sample>() + index.runs.capacity() * mem::size_of::<Run>()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! rules 8, 9 and 13.
 
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use super::line::Line;
 use super::model::Ambient;
@@ -59,6 +60,7 @@ pub(super) fn relabel<'a>(
     bounds: Bounds,
 ) -> Vec<(Cow<'a, [u8]>, Value<'a>)> {
     let mut labels: Vec<(Cow<'a, [u8]>, Value<'a>)> = Vec::with_capacity(line.labels.len() + added.len());
+    let mut names: Option<Names<'_>> = None;
     for label in &line.labels {
         let decoded = if label.name.quoted {
             name::unescape(label.name.span.of(body))
@@ -67,16 +69,8 @@ pub(super) fn relabel<'a>(
         };
         let output = match name::escape_label(&decoded, answer.escaping) {
             Cow::Borrowed(_) => decoded,
-            Cow::Owned(mut escaped) => {
-                // Two names may become one under escaping; a sample with a label twice would fail the whole answer.
-                let taken = |name: &[u8]| {
-                    labels.iter().any(|(other, _)| **other == *name)
-                        || line.labels.iter().any(|other| *other.name.decode(body) == *name)
-                };
-                while taken(&escaped) {
-                    escaped.push(b'_');
-                }
-                Cow::Owned(escaped)
+            Cow::Owned(escaped) => {
+                Cow::Owned(names.get_or_insert_with(|| Names::of(body, line)).free(escaped))
             }
         };
         let raw = label.value.of(body);
@@ -90,6 +84,38 @@ pub(super) fn relabel<'a>(
     }
     add(&mut labels, added, answer.empty_is_taken);
     labels
+}
+
+/// The label names of one line, for those that escaping changes: two may become one, and a sample with a label twice
+/// would fail the whole answer.
+struct Names<'a> {
+    taken: HashSet<Cow<'a, [u8]>, foldhash::quality::RandomState>,
+    /// How often a name was wanted again, so that a line of many such labels costs no more than its length.
+    again: HashMap<Vec<u8>, u32, foldhash::quality::RandomState>,
+}
+
+impl<'a> Names<'a> {
+    fn of(body: &'a [u8], line: &Line) -> Self {
+        Self {
+            taken: line.labels.iter().map(|label| label.name.decode(body)).collect(),
+            again: HashMap::default(),
+        }
+    }
+
+    /// `wanted`, or with a number after it.
+    fn free(&mut self, wanted: Vec<u8>) -> Vec<u8> {
+        if self.taken.insert(Cow::Owned(wanted.clone())) {
+            return wanted;
+        }
+        let again = self.again.entry(wanted.clone()).or_default();
+        loop {
+            *again += 1;
+            let numbered = [&*wanted, b"_", again.to_string().as_bytes()].concat();
+            if self.taken.insert(Cow::Owned(numbered.clone())) {
+                return numbered;
+            }
+        }
+    }
 }
 
 fn respell<'a>(name: &[u8], value: Value<'a>, bounds: Bounds) -> Value<'a> {
@@ -230,6 +256,15 @@ mod tests {
             "a{exported_x=\"1\",x=\"0\"}",
             &[("x", "2"), ("exported_x", "3")],
             "a{exported_exported_exported_x=\"1\",exported_exported_x=\"0\",x=\"2\",exported_x=\"3\"}",
+        );
+    }
+
+    #[test]
+    fn labels_that_escaping_makes_equal_are_numbered() {
+        check(
+            "a{\"x.y\"=\"1\",x_y=\"2\",\"x-y\"=\"3\",x_y_1=\"4\",\"é\"=\"5\"}",
+            &[],
+            "a{x_y_2=\"1\",x_y=\"2\",x_y_3=\"3\",x_y_1=\"4\",_=\"5\"}",
         );
     }
 

@@ -343,15 +343,12 @@ impl Parser {
         Ok(number)
     }
 
-    /// `(a,b)`. As with the API server, a missing value between commas is the empty value.
+    /// `(a,b)`. As with the API server, a missing value is the empty one: `()`, `(,a)`.
     fn values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
         if self.peek() != &Token::Open {
             return Err(self.unexpected("'(' and values, as in (a,b)"));
         }
         self.advance();
-        if self.peek() == &Token::Close {
-            return Err(self.unexpected("at least one value, as in (a,b)"));
-        }
         let mut values = BTreeSet::new();
         loop {
             match self.peek() {
@@ -503,6 +500,7 @@ mod tests {
         check("app in (,a)", "app in (,a)");
         check("app in (a,)", "app in (,a)");
         check("app in (,)", "app in (,)");
+        check("app in ()", "app in (,)");
     }
 
     #[test]
@@ -530,10 +528,6 @@ mod tests {
         check_error(
             "app in x",
             "found 'x' at character 8, expected '(' and values, as in (a,b)",
-        );
-        check_error(
-            "app in ()",
-            "found ')' at character 9, expected at least one value, as in (a,b)",
         );
         check_error(
             "app in (a",

@@ -78,10 +78,11 @@ fn family(out: &mut String, rng: &mut Rng, name: &str, kind: &str, labels: &[Str
 }
 
 /// Bodies like those of a service mesh's pods: 47 families, about 4,450 samples and 580 kB each.
-pub fn many_pods(n: usize) -> Vec<Vec<u8>> {
+pub(crate) fn many_pods(n: usize) -> Vec<Vec<u8>> {
     (0..n as u64).map(|pod| one_pod(&mut Rng(pod))).collect()
 }
 
+#[allow(clippy::too_many_lines, reason = "a list of families, one after the other")]
 fn one_pod(rng: &mut Rng) -> Vec<u8> {
     let mut out = String::new();
     let none = [String::new()];
@@ -265,7 +266,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
 }
 
 /// Bodies like Prometheus' own: 190 kB, many small families, few labels, long help texts.
-pub fn prometheus_itself(n: usize) -> Vec<Vec<u8>> {
+pub(crate) fn prometheus_itself(n: usize) -> Vec<Vec<u8>> {
     (0..n as u64)
         .map(|pod| {
             let rng = &mut Rng(1_000_000 + pod);

@@ -61,7 +61,7 @@ impl Instant {
     }
 
     fn seconds_since(self, start: Self) -> f64 {
-        (self.0 - start.0).as_secs_f64()
+        self.0.saturating_sub(start.0).as_secs_f64()
     }
 }
 
@@ -117,7 +117,7 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
     for _ in 0..2 {
         output.clear();
         let scrape = scrape(&pool, &answer, buffers, 256 << 10, |chunk| {
-            output.extend_from_slice(chunk)
+            output.extend_from_slice(chunk);
         });
         n_samples = scrape.n_samples;
         buffers = scrape.buffers;

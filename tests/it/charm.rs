@@ -8,8 +8,8 @@ use crate::support::app::PROGRAM;
 use crate::support::kube::NewPod;
 use crate::support::pebble::{self, Options, Pebble};
 use crate::support::pod::Pod;
-use crate::support::tools::{self, tool_or_skip};
 use crate::support::process;
+use crate::support::tools::{self, tool_or_skip};
 
 fn charm() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/charm")
@@ -56,6 +56,32 @@ fn the_charms_unit_tests_pass() {
         .and_then(|n| n.parse().ok())
         .unwrap_or_else(|| panic!("no count in: {said}"));
     assert!(n >= 25, "only {n} ran: {said}");
+}
+
+#[test]
+fn the_rules_that_the_charm_sends_are_rules_of_its_application_alone() {
+    const RENDER: &str = "import json, pathlib, sys\n\
+         sys.path.insert(0, 'src')\n\
+         import observability as o\n\
+         from unittest.mock import Mock\n\
+         model = Mock(uuid='5bb4a8a1-5cb4-4d4b-8b5e-2b0c3c1d3c0a'); model.name = 'mesh'\n\
+         charm = Mock(model=model); charm.app.name = 'proxy'; charm.meta.name = 'metrics-proxy-example'\n\
+         here = o.Observability.__new__(o.Observability); here._charm = charm\n\
+         print(json.dumps({'groups': here.alert_groups()}))\n";
+    let rules = passes(python(&["-c", RENDER]));
+    let dir = process::fresh_dir();
+    let file = dir.path().join("rules.yaml");
+    std::fs::write(&file, &rules).expect("a fresh folder can be written");
+    let mut check = Command::new(tools::path("promtool"));
+    check.args(["check", "rules"]).arg(&file);
+    passes(check);
+    let parsed: serde_json::Value = serde_json::from_str(&rules).expect("it is JSON");
+    for rule in parsed["groups"][0]["rules"].as_array().expect("a list") {
+        let expression = rule["expr"].as_str().expect("a rule has an expression");
+        let selectors = expression.matches("metrics_proxy_").count() + expression.matches("up{").count();
+        let ours = expression.matches("juju_application=\"proxy\"").count();
+        assert_eq!(ours, selectors, "{expression}");
+    }
 }
 
 #[tokio::test]

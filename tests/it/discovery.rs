@@ -5,9 +5,11 @@ mod changes;
 mod files;
 mod objects;
 mod outages;
+mod ownership;
 mod random;
 mod rights;
 mod scale;
+mod selectors;
 mod shards;
 
 use std::fmt::Write as _;

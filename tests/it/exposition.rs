@@ -4,6 +4,7 @@ mod generate;
 mod goldens;
 mod judges;
 mod laws;
+mod scale;
 mod servers;
 
 use metrics_proxy::exposition::{

@@ -40,23 +40,12 @@ macro_rules! root_or_skip {
 /// Whether namespaces can be made here.
 fn isolation() -> Result<(), tools::Missing> {
     let tried = Command::new("unshare")
-        .args([
-            "--mount",
-            "--pid",
-            "--net",
-            "--fork",
-            "--mount-proc",
-            "ip",
-            "link",
-            "set",
-            "lo",
-            "up",
-        ])
+        .args(["--mount", "--pid", "--net", "--fork", "--mount-proc", "true"])
         .output();
     match tried {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err(tools::Missing::because(
-            "image: cannot make namespaces; run as root, with unshare (util-linux) and ip (iproute2)",
+            "image: cannot make namespaces; run as root, with unshare and nsenter (util-linux)",
         )),
     }
 }

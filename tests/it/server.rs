@@ -14,6 +14,13 @@ use crate::support::process;
 
 const SOON: Duration = Duration::from_secs(10);
 
+/// A body of so many series of one family.
+fn series(n: usize) -> String {
+    (0..n).fold(String::new(), |body, n| {
+        body + "a{n=\"" + &n.to_string() + "\"} 1\n"
+    })
+}
+
 #[test]
 fn five_problems_are_five_lines_and_exit_2() {
     let env = [
@@ -229,7 +236,7 @@ async fn a_client_that_does_not_finish_its_request_is_let_go() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_its_answer_is_let_go() {
-    let body: String = (0..400_000).map(|n| format!("a{{n=\"{n}\"}} 1\n")).collect();
+    let body = series(400_000);
     let pod = Pod::serving(&body).await;
     let mut app = App::with_pods(
         &[NewPod::scraped("p", pod.address)],
@@ -253,7 +260,7 @@ async fn a_client_that_does_not_read_its_answer_is_let_go() {
 
 #[tokio::test]
 async fn a_compressed_answer_is_one_gzip_member_of_the_same_text() {
-    let body: String = (0..20_000).map(|n| format!("a{{n=\"{n}\"}} 1\n")).collect();
+    let body = series(20_000);
     let pod = Pod::serving(&body).await;
     let app = App::with_pods(&[NewPod::scraped("p", pod.address)], &[]).await;
     let plain = app.metrics().await;

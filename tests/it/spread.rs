@@ -31,6 +31,16 @@ fn tasks(suite: &str) -> Vec<PathBuf> {
 
 #[test]
 fn every_task_passes_in_the_stand_in_for_spread() {
+    for (program, package) in [("curl", "curl"), ("pgrep", "procps"), ("openssl", "openssl")] {
+        if Command::new(program).arg("--version").output().is_err() {
+            fn here() {}
+            let missing = tools::Missing::because(&format!(
+                "{program}: not on PATH; get it with: apt-get install {package}"
+            ));
+            tools::skipped(std::any::type_name_of_val(&here), &missing);
+            return;
+        }
+    }
     let _python = tool_or_skip!("python");
     let dir = process::fresh_dir();
     let link = |from: PathBuf, name: &str| {

@@ -77,7 +77,8 @@ fn the_core_does_no_io() {
                         let before = line[..at].chars().next_back();
                         let after = line[at + word.len()..].chars().next();
                         let part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-                        !part(before) && !(part(after) && !word.ends_with("Tcp") && !word.ends_with("Udp"))
+                        let goes_on = part(after) && !word.ends_with("Tcp") && !word.ends_with("Udp");
+                        !part(before) && !goes_on
                     })
                 };
                 if let Some(line) = code.lines().find(uses) {

@@ -28,6 +28,9 @@ FIRST_PEBBLE_PORT = 38813
 # A place that can be written as any uid. It is gone with the container; pebble-ready brings it back.
 SECRET_DIR = "/tmp/metrics-proxy/secret"
 KEYS = ("username", "password")
+# Units share the pods: each knows its number and how many there are from the StatefulSet that Juju made. Without it every
+# unit would serve every pod, and Prometheus would store each series once a unit.
+SHARD = "auto"
 CHECKS = ("metrics-proxy-alive", "metrics-proxy-identity", "metrics-proxy-ready")
 NOTICES = "canonical.com/metrics-proxy/"
 
@@ -143,6 +146,7 @@ class MetricsProxyCharm(ops.CharmBase):
             "POD_LABEL_SELECTOR": str(self.config["pod-label-selector"]),
             "SCRAPE_TIMEOUT": str(self.config["scrape-timeout"]),
             "PORT": str(PORT),
+            "METRICS_PROXY_SHARD": SHARD,
         }
         if self.config.get("metrics-secret-id"):
             environment["METRICS_SECRET_PATH"] = SECRET_DIR

@@ -28,6 +28,8 @@ SOCKET, SECRET_DIR, PORT, PEBBLE_PORT = sys.argv[1:]
 PEBBLE = ops.pebble.Client(SOCKET)
 charm.SECRET_DIR = SECRET_DIR
 charm.PORT = int(PORT)
+# Pods come from a file here, which knows no units.
+charm.SHARD = ""
 # The one line of simulation that is replaced: which Pebble the charm talks to.
 scenario.mocking._MockModelBackend.get_pebble = lambda self, socket_path: PEBBLE
 

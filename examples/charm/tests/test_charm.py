@@ -95,6 +95,7 @@ class Reconcile(unittest.TestCase):
                     "POD_LABEL_SELECTOR": "app=web",
                     "SCRAPE_TIMEOUT": "9s",
                     "PORT": "15090",
+                    "METRICS_PROXY_SHARD": "auto",
                     "METRICS_SECRET_PATH": charm.SECRET_DIR,
                 },
             },

@@ -512,3 +512,13 @@ fn a_stopped_reader_stops_the_writer() {
     });
     assert_eq!(n_chunks, 2);
 }
+
+#[test]
+fn rule_13_two_spellings_of_one_bound_under_two_type_lines() {
+    let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\n# TYPE g gauge\nh_bucket{le=\"1.0\"} 2\n";
+    check(
+        &[body],
+        &prometheus(P3, Format::Text),
+        "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\n",
+    );
+}

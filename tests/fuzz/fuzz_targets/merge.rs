@@ -1,5 +1,5 @@
-//! Any bodies, each after a NUL byte, merge into an answer that is accepted whole, for every kind of client; and the
-//! fast path reads what the slow one reads: slack in every line changes nothing.
+//! Any bodies, each after a NUL byte, merge into an answer that is accepted whole, for every kind of client, and that
+//! has as many samples as were counted.
 
 #![no_main]
 

@@ -8,7 +8,7 @@ use super::rig::{LIMIT, Rig, Setup, names, pair, push, works};
 use crate::support::app;
 use crate::support::pebble::{Options, Pebble, VERSIONS};
 use crate::support::process::{self, wait_for};
-use crate::support::tools::{self, tool_or_skip};
+use crate::support::tools::tool_or_skip;
 
 struct Said {
     code: Option<i32>,
@@ -128,7 +128,6 @@ async fn identities_are_set_seen_and_removed_by_hand() {
 /// Typed at a terminal: nothing of it is shown, and it is asked twice.
 #[tokio::test]
 async fn a_password_is_prompted_for_without_echo() {
-    let _python = tool_or_skip!("python");
     const SCRIPT: &str = r#"
 import os, pty, sys, termios, time
 
@@ -158,8 +157,9 @@ assert code == 0 and b"$6$" in seen and b"hunter2" not in seen, (code, seen)
 code, seen = ask(b"hunter2", b"hunter3")
 assert code == 1 and b"the two passwords differ" in seen and b"hunter" not in seen, (code, seen)
 "#;
+    let python = tool_or_skip!("python");
     let output = tokio::task::spawn_blocking(|| {
-        std::process::Command::new(tools::path("python"))
+        std::process::Command::new(python)
             .args(["-c", SCRIPT, app::PROGRAM])
             .output()
     })

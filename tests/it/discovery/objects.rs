@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Running;
 use crate::support::kube::{ADMIN, Cluster, NewPod, Scope, UNTRUSTED};
+use crate::support::tools;
 
 const EVERYTHING: (&str, &str) = ("discover", "pods,services,podmonitors,servicemonitors");
 
@@ -16,19 +17,12 @@ fn example(name: &str, ip: &str) -> NewPod {
         .port("web", 8080)
 }
 
-async fn install(cluster: &Cluster, kind: &str, plural: &str) {
+/// Installs one of prometheus-operator's own definitions.
+async fn install(cluster: &Cluster, plural: &str) {
     let group = "monitoring.coreos.com";
-    let definition = json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{group}")},
-        "spec": {
-            "group": group, "scope": "Namespaced",
-            "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase(), "listKind": format!("{kind}List")},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object", "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
-            }}}],
-        },
-    });
+    let file = tools::path("prometheus-operator-crds").join(format!("{group}_{plural}.yaml"));
+    let text = std::fs::read_to_string(file).expect("tools/get fetched it");
+    let definition: Value = serde_yaml::from_str(&text).expect("it is YAML");
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
     cluster.request("POST", path, Some(&definition)).await;
     // Served a moment after it was taken.
@@ -128,8 +122,8 @@ async fn monitors_and_services_add_targets_as_they_come_and_go() {
         .await;
 
     // The operator is installed while we run.
-    install(&cluster, "PodMonitor", "podmonitors").await;
-    install(&cluster, "ServiceMonitor", "servicemonitors").await;
+    install(&cluster, "podmonitors").await;
+    install(&cluster, "servicemonitors").await;
     let api = "monitoring.coreos.com/v1";
     let endpoint = json!({"port": "web", "interval": "15s"});
     let pod_monitor = monitor("PodMonitor", "podMetricsEndpoints", &endpoint);

@@ -11,11 +11,23 @@ use super::*;
 /// The answers of a case, by the name of their file.
 const ANSWERS: [(&str, Client, Format); 6] = [
     ("anybody.text.expected", Client::Anybody, Format::Text),
-    ("anybody.openmetrics.expected", Client::Anybody, Format::OpenMetrics),
+    (
+        "anybody.openmetrics.expected",
+        Client::Anybody,
+        Format::OpenMetrics,
+    ),
     ("prometheus-2.text.expected", Client::Prometheus2, Format::Text),
-    ("prometheus-2.openmetrics.expected", Client::Prometheus2, Format::OpenMetrics),
+    (
+        "prometheus-2.openmetrics.expected",
+        Client::Prometheus2,
+        Format::OpenMetrics,
+    ),
     ("prometheus-3.text.expected", Client::Prometheus3, Format::Text),
-    ("prometheus-3.openmetrics.expected", Client::Prometheus3, Format::OpenMetrics),
+    (
+        "prometheus-3.openmetrics.expected",
+        Client::Prometheus3,
+        Format::OpenMetrics,
+    ),
 ];
 
 /// One golden answer.
@@ -39,7 +51,10 @@ pub(super) fn goldens() -> Vec<Golden> {
         let mut files: Vec<PathBuf> = fs::read_dir(&case)
             .expect("a case is a folder")
             .map(|entry| entry.expect("the folder can be listed").path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "prom" || extension == "om"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "prom" || extension == "om")
+            })
             .collect();
         files.sort();
         for (name, client, format) in ANSWERS {

@@ -39,9 +39,10 @@ fn ask_python(cases: &[(Format, String)]) -> Vec<Option<String>> {
             } else {
                 "text"
             };
-            format!("{}\n", json!({"format": format, "body": body}))
+            json!({"format": format, "body": body}).to_string()
         })
-        .collect();
+        .collect::<Vec<_>>()
+        .join("\n");
     let writer = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().expect("python ends");
     assert!(output.status.success(), "{}", output.status);
@@ -109,6 +110,7 @@ fn python_accepts(cases: &[(Format, String)]) {
 
 #[test]
 fn the_reference_parsers_know_good_from_bad() {
+    let _python = tool_or_skip!("python");
     let errors = ask_python(&[
         (Format::Text, "a 1\n".to_owned()),
         (Format::Text, "a{ 1\n".to_owned()),
@@ -127,6 +129,7 @@ fn the_reference_parsers_know_good_from_bad() {
 
 #[test]
 fn the_reference_parsers_take_answers_to_conflicting_targets() {
+    let _python = tool_or_skip!("python");
     let mut cases = Vec::new();
     for taste in [SANE, Taste { quoted: true, ..SANE }] {
         for bodies in fixed(taste, 300, 7) {
@@ -144,6 +147,7 @@ fn the_reference_parsers_take_answers_to_conflicting_targets() {
 
 #[test]
 fn the_reference_parsers_take_the_goldens() {
+    let _python = tool_or_skip!("python");
     let cases: Vec<(Format, String)> = super::goldens::goldens()
         .into_iter()
         // A counter without `_total` is Prometheus' own affair (rule 12).
@@ -160,7 +164,11 @@ fn promtool_takes_the_goldens() {
     for golden in super::goldens::goldens() {
         // Whoever asks for quoted names gets them; `promtool check metrics` reads none.
         if golden.format == Format::Text && !golden.text.contains("{\"") {
-            let programs = if golden.client == Client::Prometheus3 { vec![&today] } else { vec![&today, &old] };
+            let programs = if golden.client == Client::Prometheus3 {
+                vec![&today]
+            } else {
+                vec![&today, &old]
+            };
             for program in programs {
                 let told = promtool_check_metrics(program, &golden.text);
                 told.unwrap_or_else(|error| panic!("{error}\n{}", golden.text));

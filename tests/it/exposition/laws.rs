@@ -37,7 +37,10 @@ fn samples(text: &str) -> BTreeMap<(Series, Option<i64>), String> {
         let value = tokens.next().unwrap_or_default().to_owned();
         let time = tokens.next().map(|token| {
             if open_metrics {
-                (token.parse::<f64>().expect("timestamps are numbers") * 1000.0) as i64
+                let seconds: f64 = token.parse().expect("timestamps are numbers");
+                #[allow(clippy::cast_possible_truncation, reason = "as Prometheus cuts them")]
+                let milliseconds = (seconds * 1000.0) as i64;
+                milliseconds
             } else {
                 token.parse().expect("timestamps are milliseconds")
             }
@@ -238,6 +241,23 @@ fn passed(body: &str, answer: &Answer) -> String {
         ..Part::default()
     };
     written(&merge(vec![part], answer))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A blank at its end sends a line down the parser's slow path, which decides what is right.
+    #[test]
+    fn the_fast_path_reads_what_the_slow_path_reads(bodies in bodies(any_taste())) {
+        let fast: Vec<String> = rendered(&bodies).into_iter().filter(|body| !body.ends_with("# EOF\n")).collect();
+        let slow: Vec<String> = fast
+            .iter()
+            .map(|body| body.split_inclusive('\n').map(|line| if line.starts_with('#') { line.to_owned() } else { line.replace('\n', " \n") }).collect())
+            .collect();
+        for answer in all_answers() {
+            prop_assert_eq!(merged(&fast, &answer), merged(&slow, &answer));
+        }
+    }
 }
 
 /// The order in which targets answer is not the order in which they are merged: what parsed first does not matter.

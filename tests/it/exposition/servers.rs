@@ -109,10 +109,13 @@ fn static_configs(address: SocketAddr, pages: &[(String, usize, Option<String>)]
         .collect()
 }
 
+/// By job: the path of a page, its case, its pod.
+type Jobs<'a> = BTreeMap<&'a str, Vec<(String, usize, Option<String>)>>;
+
 /// Serves every case, has it scraped, and compares what was stored. Returns how many series were compared.
 async fn judge(program: &Path, client: Client, cases: &[Vec<String>], times: &BTreeSet<i64>) -> usize {
     let mut pages = Pages::new();
-    let mut jobs: BTreeMap<&str, Vec<(String, usize, Option<String>)>> = BTreeMap::new();
+    let mut jobs = Jobs::new();
     for (case, bodies) in cases.iter().enumerate() {
         for (index, body) in bodies.iter().enumerate() {
             let path = format!("/{case}/p{index}");
@@ -150,7 +153,7 @@ async fn judge(program: &Path, client: Client, cases: &[Vec<String>], times: &BT
         .process()
         .wait_for(
             "every target has been scraped",
-            Duration::from_secs(60),
+            Duration::from_mins(1),
             async || {
                 let answer = crate::support::http::get(server_address, "/api/v1/targets?state=active")
                     .send()
@@ -189,15 +192,14 @@ async fn judge(program: &Path, client: Client, cases: &[Vec<String>], times: &BT
     let mut n_compared = 0;
     for (case, bodies) in cases.iter().enumerate() {
         let direct = stored(&server, "direct", case, times).await;
-        for index in 0..bodies.len() {
+        for (index, body) in bodies.iter().enumerate() {
             let pod = format!("p{index}");
             if !down.contains(&(case.to_string(), pod.clone())) {
                 let up = our_up(&server, case, &pod).await;
                 assert_eq!(
                     up.as_deref(),
                     Some("1"),
-                    "Prometheus takes what we refuse:\n{}",
-                    bodies[index]
+                    "Prometheus takes what we refuse:\n{body}"
                 );
             }
         }

@@ -58,7 +58,8 @@ pub(crate) struct App {
     pub(crate) address: SocketAddr,
     process: Process,
     _dir: TempDir,
-    _pods: Option<TempDir>,
+    /// Where its pods file is, to be removed with it.
+    pods: Option<TempDir>,
 }
 
 impl App {
@@ -82,7 +83,7 @@ impl App {
                     address,
                     process,
                     _dir: dir,
-                    _pods: None,
+                    pods: None,
                 };
             }
         }
@@ -97,7 +98,7 @@ impl App {
         std::fs::write(&file, list.to_string()).expect("a fresh folder can be written");
         let mut app = Self::with_pods_file(&file, args).await;
         app.ready(Duration::from_secs(10)).await;
-        app._pods = Some(dir);
+        app.pods = Some(dir);
         app
     }
 

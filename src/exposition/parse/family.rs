@@ -1,0 +1,403 @@
+//! Metadata lines, and what belongs to which family (core).
+
+use super::super::line::{Line, Name, Span};
+use super::super::model::{Ambient, Declaration, Group, Sample, Shape, Suffix, Suffixes, Type};
+use super::super::{RefusalKind, name};
+use super::scan::{hash_names, hash_with, narrow, quoted_end, same_names, shape_names};
+use super::{FRESH, Known, NONE, Parser, Scratch, Stop, stop};
+
+impl Parser<'_> {
+    /// Reads a line that starts with `#`; `None` after `# EOF`.
+    pub(super) fn read_comment(&mut self, start: usize) -> Result<Option<usize>, Stop> {
+        let body = self.body;
+        let line_end = memchr::memchr(b'\n', &body[start..]).map_or(body.len(), |len| start + len);
+        let line = &body[start..line_end];
+        let next = (line_end + 1).min(body.len());
+        let blank = |byte: &u8| *byte == b' ' || *byte == b'\t' && !self.open_metrics;
+        if self.open_metrics {
+            if line == b"# EOF" {
+                return if next == body.len() {
+                    Ok(None)
+                } else {
+                    Err(stop(RefusalKind::Parse, next, "data after # EOF"))
+                };
+            }
+            if line_end == body.len() {
+                return Err(stop(
+                    RefusalKind::Parse,
+                    start,
+                    "the body does not end with # EOF",
+                ));
+            }
+        }
+        let blanks = line[1..].iter().take_while(|byte| blank(byte)).count();
+        let words = &line[1 + blanks..];
+        let keyword = words.get(..4).unwrap_or_default();
+        let known = matches!(keyword, b"HELP" | b"TYPE") || self.open_metrics && keyword == b"UNIT";
+        let is_metadata =
+            blanks > 0 && (!self.open_metrics || blanks == 1) && known && words.get(4).is_some_and(blank);
+        if !is_metadata {
+            if self.open_metrics {
+                return Err(stop(
+                    RefusalKind::Parse,
+                    start,
+                    "a comment, which OpenMetrics does not have",
+                ));
+            }
+            if let Some(nul) = memchr::memchr(0, line) {
+                return Err(stop(RefusalKind::Parse, start + nul, "a NUL in a comment"));
+            }
+            return Ok(Some(next));
+        }
+        let mut at = start + 1 + blanks + 5;
+        if !self.open_metrics {
+            at += body[at..line_end].iter().take_while(|byte| blank(byte)).count();
+        }
+        self.read_declaration(keyword, at, line_end)
+    }
+
+    /// Reads what follows the keyword: a name and a text.
+    pub(super) fn read_declaration(
+        &mut self,
+        keyword: &[u8],
+        at: usize,
+        line_end: usize,
+    ) -> Result<Option<usize>, Stop> {
+        let body = self.body;
+        let (named, after) = if body.get(at) == Some(&b'"') {
+            let Some(end) = quoted_end(body, at) else {
+                return Err(stop(RefusalKind::Parse, at, "a quoted name does not end"));
+            };
+            let span = Span::new(at + 1, end - 1);
+            (Name { span, quoted: true }, end)
+        } else {
+            let len = name::metric_name_len(&body[at..line_end]);
+            if len == 0 {
+                return Err(stop(
+                    RefusalKind::Parse,
+                    at,
+                    "no metric name after HELP, TYPE or UNIT",
+                ));
+            }
+            let span = Span::new(at, at + len);
+            (Name { span, quoted: false }, at + len)
+        };
+        // A quoted name may hold line feeds, so the line can end later than its first one.
+        let line_end = if after <= line_end {
+            line_end
+        } else {
+            memchr::memchr(b'\n', &body[after..]).map_or(body.len(), |len| after + len)
+        };
+        if self.open_metrics && body.get(after) != Some(&b' ') {
+            return Err(stop(RefusalKind::Parse, after, "no blank after the metric name"));
+        }
+        // Prometheus cuts exactly one byte, whatever it is.
+        let text = Span::new((after + 1).min(line_end), line_end);
+        let next = (line_end + 1).min(body.len());
+        let declaration = self.declare(named);
+        match keyword {
+            b"TYPE" => {
+                let text_bytes = text.of(body);
+                let Some(kind) = Type::parse(text_bytes, self.open_metrics) else {
+                    return Err(stop(
+                        RefusalKind::Parse,
+                        text.start as usize,
+                        "an unknown metric type",
+                    ));
+                };
+                self.ambient = Ambient::of(kind);
+                self.scratch.declarations[declaration].kind.get_or_insert(kind);
+            }
+            b"HELP" => {
+                if !self.utf8 && std::str::from_utf8(text.of(body)).is_err() {
+                    return Err(stop(
+                        RefusalKind::Parse,
+                        text.start as usize,
+                        "the help text is not UTF-8",
+                    ));
+                }
+                self.scratch.declarations[declaration].help.get_or_insert(text);
+            }
+            _ => {
+                let unit = text.of(body);
+                let stem = named.span.of(body).strip_suffix(unit);
+                if !unit.is_empty() && !stem.is_some_and(|stem| stem.ends_with(b"_")) {
+                    return Err(stop(
+                        RefusalKind::Parse,
+                        text.start as usize,
+                        "the unit is not the end of the metric's name",
+                    ));
+                }
+                self.scratch.declarations[declaration].unit.get_or_insert(text);
+            }
+        }
+        Ok(Some(next))
+    }
+
+    pub(super) fn declare(&mut self, named: Name) -> usize {
+        let body = self.body;
+        let decoded = named.decode(body);
+        let hash = self.hash(&decoded);
+        let hasher = self.hasher;
+        let Scratch {
+            declarations,
+            declarations_by_name,
+            ..
+        } = &mut *self.scratch;
+        let found =
+            declarations_by_name.find(hash, |&id| declarations[id as usize].name.decode(body) == decoded);
+        if let Some(&id) = found {
+            return id as usize;
+        }
+        let id = declarations.len();
+        declarations.push(Declaration {
+            name: named,
+            kind: None,
+            help: None,
+            unit: None,
+        });
+        #[allow(clippy::cast_possible_truncation, reason = "fewer declarations than bytes")]
+        declarations_by_name.insert_unique(hash, id as u32, |&id| {
+            hash_with(hasher, &declarations[id as usize].name.decode(body))
+        });
+        id
+    }
+
+    pub(super) fn find_declaration(&self, decoded: &[u8]) -> Option<&Declaration> {
+        let hash = self.hash(decoded);
+        let declarations = &self.scratch.declarations;
+        self.scratch
+            .declarations_by_name
+            .find(hash, |&id| {
+                *declarations[id as usize].name.decode(self.body) == *decoded
+            })
+            .map(|&id| &declarations[id as usize])
+    }
+
+    /// The entry of a sample name, made at its first sight.
+    pub(super) fn know(&mut self, named: Name) -> u32 {
+        let body = self.body;
+        let decoded = named.decode(body);
+        if let Some(id) = self.find_known(&decoded) {
+            return id;
+        }
+        let (group_name, suffix) = self.belongs_to(named);
+        let group = self.group(group_name);
+        self.index.groups[group as usize].suffixes.add(suffix.bit());
+        let hash = self.hash(&decoded);
+        let hasher = self.hasher;
+        let Scratch {
+            known, known_by_name, ..
+        } = &mut *self.scratch;
+        let id = narrow(known.len());
+        known.push(Known {
+            name: named,
+            group,
+            suffix,
+            next: NONE,
+            shape: FRESH,
+            line_start: 0,
+            series_len: 0,
+            places: 0,
+            n_places: 0,
+            places_room: 0,
+            shapes_vary: false,
+            empty_values: false,
+            without: [false; 3],
+        });
+        known_by_name.insert_unique(hash, id, |&id| {
+            hash_with(hasher, &known[id as usize].name.decode(body))
+        });
+        id
+    }
+
+    /// The family that a sample name belongs to, as far as has been declared: its own if that has a type, else the
+    /// one that its ending points to, else its own again.
+    pub(super) fn belongs_to(&self, named: Name) -> (Name, Suffix) {
+        let decoded = named.decode(self.body);
+        if self
+            .find_declaration(&decoded)
+            .is_some_and(|found| found.kind.is_some())
+        {
+            return (named, Suffix::Bare);
+        }
+        for suffix in Suffix::ALL {
+            let Some(base) = decoded.strip_suffix(suffix.as_str().as_bytes()) else {
+                continue;
+            };
+            if suffix == Suffix::Bare || base.is_empty() {
+                continue;
+            }
+            if let Some(found) = self.find_declaration(base)
+                && found.kind.is_some_and(|kind| kind.suffixes().contains(&suffix))
+            {
+                return (found.name, suffix);
+            }
+        }
+        (named, Suffix::Bare)
+    }
+
+    pub(super) fn group(&mut self, named: Name) -> u32 {
+        let body = self.body;
+        let decoded = named.decode(body);
+        let hash = self.hash(&decoded);
+        let groups = &self.index.groups;
+        let found = self
+            .scratch
+            .groups_by_name
+            .find(hash, |&id| groups[id as usize].name.decode(body) == decoded);
+        if let Some(&id) = found {
+            return id;
+        }
+        let declared = self.find_declaration(&decoded).copied();
+        let id = narrow(self.index.groups.len());
+        self.index.groups.push(Group {
+            name: named,
+            kind: declared.and_then(|found| found.kind),
+            help: None,
+            unit: None,
+            suffixes: Suffixes::default(),
+            runs: (0, 0),
+            notes: 0,
+        });
+        let hasher = self.hasher;
+        let groups = &self.index.groups;
+        self.scratch.groups_by_name.insert_unique(hash, id, |&id| {
+            hash_with(hasher, &groups[id as usize].name.decode(body))
+        });
+        id
+    }
+
+    /// The shape of a plain line, made at its first sight; `None` for a line that is not plain.
+    pub(super) fn know_shape(&mut self, line: &Line, plain: bool) -> Result<Option<u32>, Stop> {
+        if !plain {
+            return Ok(None);
+        }
+        let body = self.body;
+        let mut spans = std::mem::take(&mut self.scratch.spans);
+        spans.clear();
+        spans.extend(line.labels.iter().map(|label| label.name.span));
+        let hasher = self.hasher;
+        let hash = hash_names(hasher, spans.iter().map(|span| span.of(body)));
+        let index = &mut *self.index;
+        let found = self
+            .scratch
+            .shapes_by_names
+            .find(hash, |&id| same_names(body, shape_names(index, id), &spans))
+            .copied();
+        if let Some(id) = found {
+            self.scratch.spans = spans;
+            return Ok(Some(id));
+        }
+        if index.shapes.len() + 1 >= Sample::MAX_SHAPES {
+            let at = line.name.span.start as usize;
+            return Err(stop(
+                RefusalKind::Labels,
+                at,
+                "too many different sets of label names",
+            ));
+        }
+        let id = narrow(index.shapes.len());
+        let first = narrow(index.shape_names.len());
+        index.shape_names.extend_from_slice(&spans);
+        let position = |wanted: &[u8]| spans.iter().position(|span| span.of(body) == wanted).map(narrow);
+        index.shapes.push(Shape {
+            names: (first, narrow(index.shape_names.len())),
+            le: position(b"le"),
+            quantile: position(b"quantile"),
+        });
+        let index = &*index;
+        self.scratch.shapes_by_names.insert_unique(hash, id, |&id| {
+            hash_names(hasher, shape_names(index, id).iter().map(|span| span.of(body)))
+        });
+        spans.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
+        let set = hash_names(hasher, spans.iter().map(|span| span.of(body)));
+        // Two sets of one hash are taken for permutations: that only costs a second look.
+        match self
+            .scratch
+            .shapes_by_set
+            .entry(set, |&(other, _)| other == set, |&(hash, _)| hash)
+        {
+            hashbrown::hash_table::Entry::Occupied(_) => self.scratch.permuted = true,
+            hashbrown::hash_table::Entry::Vacant(vacant) => {
+                vacant.insert((set, id));
+            }
+        }
+        self.scratch.spans = spans;
+        Ok(Some(id))
+    }
+
+    /// Settles what could not be known earlier: TYPE lines that came after their samples, and where doubles hide.
+    pub(super) fn finish(&mut self) {
+        let body = self.body;
+        let mut moved_to: Vec<u32> = Vec::new();
+        for id in 0..self.scratch.known.len() {
+            let mut entry = self.scratch.known[id];
+            if entry.shapes_vary && (entry.empty_values || self.scratch.permuted) {
+                self.index.uncertain = true;
+            }
+            if entry.suffix == Suffix::Bare {
+                let (family, suffix) = self.belongs_to(entry.name);
+                if suffix != Suffix::Bare {
+                    let target = self.group(family);
+                    self.index.groups[target as usize].suffixes.add(suffix.bit());
+                    self.index.groups[target as usize].notes |= self.index.groups[entry.group as usize].notes;
+                    moved_to.resize(self.index.groups.len(), NONE);
+                    moved_to[entry.group as usize] = target;
+                    entry.group = target;
+                    entry.suffix = suffix;
+                }
+            }
+            self.scratch.known[id] = entry;
+        }
+        if !moved_to.is_empty() {
+            moved_to.resize(self.index.groups.len(), NONE);
+            for run in &mut self.index.runs {
+                let target = moved_to[run.group as usize];
+                if target != NONE {
+                    run.group = target;
+                }
+            }
+        }
+        for group in 0..self.index.groups.len() {
+            let declared = self
+                .find_declaration(&self.index.groups[group].name.decode(body))
+                .copied();
+            if let Some(declared) = declared {
+                let group = &mut self.index.groups[group];
+                group.kind = declared.kind;
+                group.help = declared.help;
+                group.unit = declared.unit;
+            }
+        }
+        for entry in &self.scratch.known {
+            let group = &mut self.index.groups[entry.group as usize];
+            let lacks = match (entry.suffix, group.kind) {
+                (Suffix::Bucket, _) => entry.without[0],
+                (Suffix::Bare, Some(Type::Summary)) => entry.without[1],
+                (Suffix::Bare, Some(Type::StateSet)) => entry.without[2],
+                _ => false,
+            };
+            if lacks {
+                group.notes |= Group::LACKS_LABEL;
+            }
+        }
+        self.sort_runs();
+    }
+
+    pub(super) fn sort_runs(&mut self) {
+        let runs = &self.index.runs;
+        self.index.run_order.extend(0..narrow(runs.len()));
+        self.index.run_order.sort_by_key(|&run| runs[run as usize].group);
+        let mut from = 0;
+        while from < self.index.run_order.len() {
+            let group = self.index.runs[self.index.run_order[from] as usize].group;
+            let len = self.index.run_order[from..]
+                .iter()
+                .take_while(|&&run| self.index.runs[run as usize].group == group)
+                .count();
+            self.index.groups[group as usize].runs = (narrow(from), narrow(from + len));
+            from += len;
+        }
+    }
+}
