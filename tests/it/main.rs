@@ -10,6 +10,7 @@ mod support;
 mod bootstrap;
 mod charm;
 mod dashboard;
+mod demo;
 mod deploy;
 mod discovery;
 mod docs;
