@@ -1,9 +1,9 @@
 //! The exposition engine (core): what targets say, merged into one answer.
 //!
-//! [`parse`] turns one decompressed body into an index over its own bytes, or refuses it whole. [`merge`] settles who
+//! [`parse()`] turns one decompressed body into an index over its own bytes, or refuses it whole. [`merge`] settles who
 //! shares which family and finds series that became equal; [`Merged::write`] then copies the bodies out, family by
 //! family, with the labels added. Values, timestamps, exemplars and escapes keep their own spelling wherever the
-//! answer's format can hold it. [`negotiate`] chooses that format from a request's headers.
+//! answer's format can hold it. [`negotiate()`] chooses that format from a request's headers.
 //!
 //! Edges: bytes in, bytes out. No I/O, no clock. The seeds of the hash tables never show in the output.
 
@@ -149,6 +149,12 @@ impl Exposition {
     /// Bytes of memory held: the body's buffer and the index over it, about an eighth of it on top.
     pub fn n_held_bytes(&self) -> usize {
         self.body.capacity() + self.index.n_bytes()
+    }
+
+    /// Bytes to count against a budget: the body and the index over it, without the spare room of their buffers, so that
+    /// the same body counts the same at every scrape.
+    pub fn n_budget_bytes(&self) -> usize {
+        self.body.len() + self.index.n_used_bytes()
     }
 
     /// The format that the body was read as.

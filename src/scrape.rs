@@ -307,7 +307,7 @@ impl Scraper {
         };
         drop(slot);
         let exposition = decode_and_parse?;
-        if held.add(index, exposition.n_bytes() as u64) {
+        if held.add(index, exposition.n_budget_bytes() as u64) {
             Ok(exposition)
         } else {
             self.buffers.give(exposition.into_body());

@@ -219,7 +219,7 @@ pub const SETTINGS: &[Setting] = &[
         "max-held-bytes",
         "SIZE",
         "2GiB",
-        "Largest sum of bodies held for one answer; the largest bodies are refused first.",
+        "Largest sum of bodies (and what is noted about them) held for one answer; the largest are refused first.",
     ),
     value(
         LIMITS,

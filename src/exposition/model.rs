@@ -310,6 +310,20 @@ impl Index {
             + of(&self.odd_label_names)
     }
 
+    /// Bytes of what is in its vectors, whatever room they have: the same for the same body at every scrape.
+    pub(super) fn n_used_bytes(&self) -> usize {
+        fn of<T>(vec: &[T]) -> usize {
+            std::mem::size_of_val(vec)
+        }
+        of(&self.samples)
+            + of(&self.runs)
+            + of(&self.run_order)
+            + of(&self.groups)
+            + of(&self.shapes)
+            + of(&self.shape_names)
+            + of(&self.odd_label_names)
+    }
+
     pub(super) fn group_runs(&self, group: &Group) -> impl Iterator<Item = &Run> {
         self.run_order[group.runs.0 as usize..group.runs.1 as usize]
             .iter()

@@ -48,7 +48,7 @@ impl Pool {
         }
     }
 
-    /// As [`parse`](super::parse). The index comes back to the pool when the exposition is dropped.
+    /// As [`parse`](super::parse()). The index comes back to the pool when the exposition is dropped.
     pub fn parse(
         &self,
         body: Vec<u8>,
@@ -72,7 +72,7 @@ impl Pool {
         }
     }
 
-    /// As [`merge`](super::merge). Chunks are written into buffers that were given back.
+    /// As [`merge`](super::merge()). Chunks are written into buffers that were given back.
     pub fn merge(&self, parts: Vec<Part>, answer: &Answer) -> Merged {
         let mut merged = super::merge(parts, answer);
         merged.pool = Some(self.clone());
