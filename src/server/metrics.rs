@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::mpsc;
+use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::{Body, text};
@@ -71,16 +72,18 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
     let sibling = user_agent
         .as_deref()
         .is_some_and(|agent| agent.starts_with("metrics-proxy/"));
+    let budget = budget(
+        &shared.settings,
+        header(&TIMEOUT_HEADER).as_deref(),
+        shared.write_times.expected(),
+    );
+    let deadline = started + budget;
+    let pebble = pebble_part(&shared, deadline);
     let mut parts = Vec::new();
     if sibling {
         parts.push(own(&shared, &[]));
+        parts.extend(pebble.await);
     } else {
-        let budget = budget(
-            &shared.settings,
-            header(&TIMEOUT_HEADER).as_deref(),
-            shared.write_times.expected(),
-        );
-        let deadline = started + budget;
         let snapshot = shared
             .discovery
             // A server that does not answer must not cost the scrape; the last set is better than none.
@@ -99,10 +102,10 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
             );
         }
         let began = SystemTime::now();
-        let mut outcomes = shared
+        let scrapes = shared
             .scraper
-            .fan_out(&snapshot.targets.targets, &answer, deadline)
-            .await;
+            .fan_out(&snapshot.targets.targets, &answer, deadline);
+        let (mut outcomes, pebble) = tokio::join!(scrapes, pebble);
         // A list from before the scrape cannot say whose body this is after it.
         let now = shared.discovery.freshen(CONFIRM_LIMIT).await;
         for outcome in &mut outcomes {
@@ -114,14 +117,7 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
         shared.board.note(began, &outcomes);
         parts.push(own(&shared, &outcomes));
         parts.extend(outcomes.into_iter().map(part));
-    }
-    if let Some(pebble) = &shared.pebble
-        && let Some(body) = pebble.fetch().await
-    {
-        match exposition::parse(body.into(), None, &Limits::default()) {
-            Ok(exposition) => parts.push(own_part(Some(exposition))),
-            Err(refusal) => tracing::debug!(%refusal, "Cannot read Pebble's own metrics"),
-        }
+        parts.extend(pebble);
     }
     shared
         .telemetry
@@ -153,6 +149,18 @@ fn respond(answer: &Answer, body: Body) -> Response<Body> {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
+}
+
+/// Pebble's own metrics, where they can be had in time: beside the scrapes, so that a slow Pebble delays nothing.
+async fn pebble_part(shared: &Shared, deadline: Instant) -> Option<Part> {
+    let fetched = timeout_at(deadline.into(), shared.pebble.as_ref()?.fetch()).await;
+    match exposition::parse(fetched.ok()??.into(), None, &Limits::default()) {
+        Ok(exposition) => Some(own_part(Some(exposition))),
+        Err(refusal) => {
+            tracing::debug!(%refusal, "Cannot read Pebble's own metrics");
+            None
+        }
+    }
 }
 
 /// Metrics of ours or of Pebble's: no labels, no `up`.

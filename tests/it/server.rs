@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use crate::support::app::{self, App};
 use crate::support::http as client;
 use crate::support::kube::NewPod;
+use crate::support::pebble::{Options, Pebble};
 use crate::support::pod::{Answer, Pod};
 use crate::support::process;
 
@@ -281,4 +282,37 @@ async fn a_compressed_answer_is_one_gzip_member_of_the_same_text() {
     };
     assert_eq!(theirs(&text).len(), 20_000);
     assert_eq!(theirs(&text), theirs(&plain));
+}
+
+#[tokio::test]
+async fn a_pebble_that_hangs_delays_no_answer() {
+    let pod = Pod::serving("a 1\n").await;
+    let pebble = Pebble::start("pebble-1.26", &[], Options::default()).await;
+    let dir = process::fresh_dir();
+    let pods = dir.path().join("pods.json");
+    let manifest = NewPod::scraped("p", pod.address).printed("ns").to_string();
+    std::fs::write(&pods, manifest).expect("a fresh folder can be written");
+    let (pods, socket) = (pods.display().to_string(), pebble.socket().display().to_string());
+    let mut app = App::start(&["--pods-file", &pods], &[("PEBBLE_SOCKET", &socket)]).await;
+    app.ready(SOON).await;
+    let pid = i32::try_from(pebble.pid())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let pid = pid.expect("a process has a pid");
+    rustix::process::kill_process(pid, process::Signal::STOP).expect("it is ours");
+    let request = client::get(app.address, "/metrics")
+        .header("X-Prometheus-Scrape-Timeout-Seconds", "1")
+        .limit(Duration::from_secs(1));
+    let answer = request.send().await;
+    rustix::process::kill_process(pid, process::Signal::CONT).expect("it is ours");
+    let text = answer.expect("an answer within the scraper's timeout").text();
+    assert!(text.contains("a{k8s_pod_name=\"p\""), "{text}");
+    assert!(!text.contains("pebble_service"), "{text}");
+    let seen = |text: &str| text.contains("pebble_check_up");
+    app.wait_metrics(
+        "Pebble's metrics are there when it goes on",
+        Duration::from_secs(30),
+        seen,
+    )
+    .await;
 }
