@@ -281,6 +281,23 @@ pub(super) struct Index {
     pub(super) has_timestamps: bool,
 }
 
+/// How large a vector is: items in it, items that it has room for, bytes of one.
+struct VectorSize {
+    used: usize,
+    room: usize,
+    item: usize,
+}
+
+impl VectorSize {
+    fn of<T>(vector: &Vec<T>) -> Self {
+        Self {
+            used: vector.len(),
+            room: vector.capacity(),
+            item: std::mem::size_of::<T>(),
+        }
+    }
+}
+
 impl Index {
     pub(super) fn clear(&mut self) {
         self.samples.clear();
@@ -298,30 +315,30 @@ impl Index {
 
     /// Bytes of memory that its vectors take.
     pub(super) fn n_bytes(&self) -> usize {
-        fn of<T>(vec: &Vec<T>) -> usize {
-            vec.capacity() * std::mem::size_of::<T>()
-        }
-        of(&self.samples)
-            + of(&self.runs)
-            + of(&self.run_order)
-            + of(&self.groups)
-            + of(&self.shapes)
-            + of(&self.shape_names)
-            + of(&self.odd_label_names)
+        self.vectors()
+            .iter()
+            .map(|vector| vector.room * vector.item)
+            .sum()
     }
 
     /// Bytes of what is in its vectors, whatever room they have: the same for the same body at every scrape.
     pub(super) fn n_used_bytes(&self) -> usize {
-        fn of<T>(vec: &[T]) -> usize {
-            std::mem::size_of_val(vec)
-        }
-        of(&self.samples)
-            + of(&self.runs)
-            + of(&self.run_order)
-            + of(&self.groups)
-            + of(&self.shapes)
-            + of(&self.shape_names)
-            + of(&self.odd_label_names)
+        self.vectors()
+            .iter()
+            .map(|vector| vector.used * vector.item)
+            .sum()
+    }
+
+    fn vectors(&self) -> [VectorSize; 7] {
+        [
+            VectorSize::of(&self.samples),
+            VectorSize::of(&self.runs),
+            VectorSize::of(&self.run_order),
+            VectorSize::of(&self.groups),
+            VectorSize::of(&self.shapes),
+            VectorSize::of(&self.shape_names),
+            VectorSize::of(&self.odd_label_names),
+        ]
     }
 
     pub(super) fn group_runs(&self, group: &Group) -> impl Iterator<Item = &Run> {

@@ -53,7 +53,8 @@ impl BufferPool {
     }
 
     /// Bytes that lie idle.
-    pub fn idle_bytes(&self) -> usize {
+    #[cfg(test)]
+    fn idle_bytes(&self) -> usize {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state
             .young
