@@ -7,6 +7,7 @@
 //!
 //! Edges: bytes in, bytes out. No I/O, no clock. The seeds of the hash tables never show in the output.
 
+mod block;
 mod dedup;
 mod gzip;
 mod line;

@@ -152,6 +152,15 @@ impl Ambient {
         }
     }
 
+    /// Whether it is the first or the second of `le` and `quantile` that Prometheus 3 respells here.
+    pub(super) fn position(self) -> Option<usize> {
+        match self {
+            Self::Histogram => Some(0),
+            Self::Summary => Some(1),
+            Self::Other => None,
+        }
+    }
+
     /// The label that Prometheus 3 respells here.
     pub(super) fn label(self) -> Option<&'static [u8]> {
         match self {
@@ -216,15 +225,6 @@ pub(super) struct Run {
     pub(super) first: u32,
     pub(super) len: u32,
     pub(super) ambient: Ambient,
-}
-
-/// What HELP, TYPE and UNIT say of one name; the first of each counts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Declaration {
-    pub(super) name: Name,
-    pub(super) kind: Option<Type>,
-    pub(super) help: Option<Span>,
-    pub(super) unit: Option<Span>,
 }
 
 /// A family as this exposition has it: samples whose names belong together.

@@ -4,6 +4,8 @@
 //! arithmetic that the formats force on us: timestamps between milliseconds and seconds, and the spelling that
 //! Prometheus 3 gives to `le` and `quantile`.
 
+use super::block;
+
 /// Says whether `token` is a float as a scrape accepts it.
 ///
 /// Go's `ParseFloat` less the hexadecimal and underscore forms: Rust's own parser would take `+nan` and turn
@@ -18,24 +20,60 @@ pub(super) fn is_float(token: &[u8]) -> bool {
     }
 }
 
-/// Bytes of the plain decimal at the start of `text`: digits with one dot at most, short enough to be in range.
-/// 0 where there is none; more may follow, which only the caller can judge.
-#[inline]
-pub(super) fn simple_len(text: &[u8]) -> usize {
-    let whole = text
-        .iter()
-        .take(300)
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    if whole == 0 || text.get(whole) != Some(&b'.') {
-        return whole;
+/// The end of the value at `at`, where it is a decimal of the usual forms (`-1`, `0.25`, `1.5e+09`) with a blank or a
+/// line feed after it. `None` says nothing: then [`is_float`] decides.
+#[inline(always)]
+pub(super) fn value_end(line: &[u8], at: usize) -> Option<usize> {
+    if let Some(block) = block::at(line, at) {
+        let len = (block::gaps(block) | 1 << 16).trailing_zeros();
+        // What is no digit: nothing, or one dot that is not alone.
+        let others = !block::digits(block) & !(u32::MAX << len);
+        let dot = others.trailing_zeros() as usize & 15;
+        if (1..16).contains(&len) && (others == 0 || others & (others - 1) == 0 && block[dot] == b'.' && len > 1)
+        {
+            return Some(at + len as usize);
+        }
     }
-    whole
-        + 1
-        + text[whole + 1..]
-            .iter()
-            .take_while(|byte| byte.is_ascii_digit())
-            .count()
+    any_value_end(line, at)
+}
+
+#[inline(never)]
+fn any_value_end(body: &[u8], at: usize) -> Option<usize> {
+    let mut end = at + usize::from(*body.get(at)? == b'-');
+    let whole = digits_len(body, end);
+    end += whole;
+    let mut next = *body.get(end)?;
+    if next == b'.' {
+        let fraction = digits_len(body, end + 1);
+        if fraction == 0 {
+            return None;
+        }
+        end += 1 + fraction;
+        next = *body.get(end)?;
+    }
+    if next == b'e' {
+        end += 1 + usize::from(matches!(body.get(end + 1), Some(b'+' | b'-')));
+        let exponent = digits_len(body, end);
+        // Up to 99 either way, no mantissa of up to 200 digits leaves the range.
+        if !(1..=2).contains(&exponent) {
+            return None;
+        }
+        end += exponent;
+        next = *body.get(end)?;
+    }
+    (whole > 0 && end - at <= 200 && matches!(next, b'\n' | b' ')).then_some(end)
+}
+
+/// How many digits stand at `at`.
+fn digits_len(text: &[u8], at: usize) -> usize {
+    let (blocks, rest) = text.get(at..).unwrap_or_default().as_chunks::<16>();
+    for (index, block) in blocks.iter().enumerate() {
+        let len = block::digits(block).trailing_ones() as usize;
+        if len < 16 {
+            return 16 * index + len;
+        }
+    }
+    16 * blocks.len() + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
 /// Reads a float that a scrape accepts; `None` for anything else.

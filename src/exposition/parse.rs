@@ -1,24 +1,26 @@
 //! Bytes to index: one pass over a body (core).
 //!
-//! The common line (bare names, no slack, labels in an order seen before) is matched against what the line before
-//! it looked like, so that a name costs one comparison; every other line goes through [`Line::read`], which is
-//! slower and decides what is accepted. Both give the same index.
+//! The common line (bare names, no slack, labels in an order seen before) is compared with the last line of its name:
+//! what is equal needs no second look, so most lines cost that comparison, a look at one label value, and one at the
+//! number. Every other line goes through [`Line::read`], which is slower and decides what is accepted. Both give the
+//! same index.
 
+mod doubles;
 mod family;
+mod plain;
 mod scan;
 
 use std::borrow::Cow;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use super::line::{Fault, Line, Name, Span};
-use super::model::{Ambient, Declaration, Group, Index, Run, Sample, Shape, Suffix};
+use super::line::{Fault, Line, Span};
+use super::model::{Ambient, Group, Index, Run, Sample, Suffix};
 use super::{Limits, RefusalKind, name, number};
-use scan::{
-    absorb, collect_plain, common_len, hash_names, is_plain, narrow, odd_series_end, plain_value_end,
-    shape_names, spread, token_end,
-};
+use doubles::Doubles;
+use family::Named;
+use scan::{absorb, is_plain, narrow, odd_series_end, spread};
 
 /// Offsets are 32 bits wide.
 pub(super) const MAX_BODY_BYTES: usize = u32::MAX as usize - 64;
@@ -50,24 +52,36 @@ fn stop(kind: RefusalKind, at: usize, reason: impl Into<Cow<'static, str>>) -> S
 
 const NONE: u32 = u32::MAX;
 
+/// A name that no line has been kept for yet; told apart from `NONE`, which is a line without labels.
+const FRESH: u32 = u32::MAX - 1;
+
 /// A sample name and what is known of it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Known {
-    name: Name,
-    group: u32,
-    suffix: Suffix,
-    /// The other name that came after this one last time.
-    next: u32,
-    /// The shape this name had last time, `NONE` for a line without labels, `FRESH` before the first line.
-    shape: u32,
     /// The last plain line of this name, which the next is compared with: where it starts, and how many bytes its
     /// series has (up to the closing brace, or the end of the name). 0 where there is none.
     line_start: u32,
     series_len: u32,
+    name_len: u32,
     /// Its values' places in [`Scratch::places`], and how many fit there.
     places: u32,
     n_places: u32,
     places_room: u32,
+    /// The shape this name had last time, `NONE` for a line without labels, `FRESH` before the first line.
+    shape: u32,
+    /// Positions of `le` and of `quantile` in that shape, or `NONE`.
+    bounds: [u32; 2],
+    /// The TYPE under which the last line's bound was looked at.
+    noted: Ambient,
+    suffix: Suffix,
+    group: u32,
+    /// The other name that came after this one last time.
+    next: u32,
+    /// Itself in [`Scratch::names`].
+    named: u32,
+    quoted: bool,
+    /// Its lines tend to come in groups that differ in the last label only.
+    steady: bool,
     /// More than one shape, or lines without labels beside lines with.
     shapes_vary: bool,
     /// A label with an empty value, which counts as absent.
@@ -80,15 +94,15 @@ struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     known: Vec<Known>,
-    known_by_name: HashTable<u32>,
-    declarations: Vec<Declaration>,
-    declarations_by_name: HashTable<u32>,
-    groups_by_name: HashTable<u32>,
+    /// Every name that HELP, TYPE, UNIT, a sample or a family has.
+    names: Vec<Named>,
+    names_by_text: HashTable<u32>,
+    /// The name of each group.
+    group_names: Vec<u32>,
     shapes_by_names: HashTable<u32>,
     /// Shapes by their sorted names, to see permutations.
     shapes_by_set: HashTable<(u64, u32)>,
-    /// Series seen: 32 bits of the hash, sample.
-    series: HashTable<(u32, u32)>,
+    doubles: Doubles,
     spans: Vec<Span>,
     /// Places of label values in each name's last line.
     places: Vec<Place>,
@@ -107,13 +121,12 @@ struct Place {
 impl Scratch {
     fn clear(&mut self) {
         self.known.clear();
-        self.known_by_name.clear();
-        self.declarations.clear();
-        self.declarations_by_name.clear();
-        self.groups_by_name.clear();
+        self.names.clear();
+        self.names_by_text.clear();
+        self.group_names.clear();
         self.shapes_by_names.clear();
         self.shapes_by_set.clear();
-        self.series.clear();
+        self.doubles.clear();
         self.spans.clear();
         self.places.clear();
         self.permuted = false;
@@ -128,19 +141,36 @@ pub(super) fn parse_into(
     index: &mut Index,
     scratch: &mut Scratch,
 ) -> Result<(), Stop> {
+    read_body(body, open_metrics, limits, index, scratch, true)
+}
+
+/// As [`parse_into`]; without `shortcuts` every line is read the slow way, to the same result.
+fn read_body(
+    body: &[u8],
+    open_metrics: bool,
+    limits: &Limits,
+    index: &mut Index,
+    scratch: &mut Scratch,
+    shortcuts: bool,
+) -> Result<(), Stop> {
     index.clear();
     scratch.clear();
     let mut parser = Parser {
         body,
         open_metrics,
+        shortcuts,
         limits,
+        max_samples: or_unlimited(limits.max_samples),
+        max_value_len: or_unlimited(limits.max_label_value_length),
         hasher: super::hasher(),
         seed: super::hasher().hash_one(0_u8),
         key: super::hasher().hash_one(1_u8),
-        // One look at the whole body instead of one at each value.
-        utf8: body.is_ascii() || std::str::from_utf8(body).is_ok(),
+        utf8: Utf8::Unasked,
         ambient: Ambient::Other,
         last: NONE,
+        turned: false,
+        declared: NONE,
+        bounds: BoundNotes::default(),
         index,
         scratch,
     };
@@ -149,31 +179,90 @@ pub(super) fn parse_into(
     Ok(())
 }
 
+/// How the bounds of each group are spelled, and which were looked at already: the same few come again and again.
+#[derive(Debug)]
+struct BoundNotes {
+    /// Up to seven bytes and their number, and the group.
+    seen: [(u64, u32); 64],
+}
+
+impl Default for BoundNotes {
+    fn default() -> Self {
+        Self { seen: [(0, 0); 64] }
+    }
+}
+
+impl BoundNotes {
+    /// Takes note of the bound that `text` begins with.
+    #[inline(always)]
+    fn add(&mut self, text: &[u8], len: usize, group: u32, groups: &mut [Group]) {
+        if (1..8).contains(&len)
+            && let Some(word) = text.first_chunk::<8>()
+        {
+            let word = u64::from_le_bytes(*word) & ((1 << (8 * len)) - 1) | (len as u64) << 56;
+            let slot = (scan::spread64(word) >> 58) as usize;
+            if self.seen[slot] == (word, group) {
+                return;
+            }
+            self.seen[slot] = (word, group);
+        }
+        groups[group as usize].notes |= Self::look(&text[..len]);
+    }
+
+    #[inline(never)]
+    fn look(value: &[u8]) -> u8 {
+        if !value.is_empty() && value.len() <= 6 && value.iter().all(u8::is_ascii_digit) {
+            Group::BOUND_INTEGER
+        } else if !number::is_plainly_canonical(value) {
+            Group::BOUND_OTHER
+        } else if value.ends_with(b".0") {
+            Group::BOUND_DOT_ZERO
+        } else {
+            0
+        }
+    }
+}
+
+/// Whether the body is UTF-8 as a whole, which saves a look at each of its texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Utf8 {
+    /// No sample so far had a byte outside ASCII in a label value.
+    Unasked,
+    Whole,
+    /// Somewhere it is not: perhaps only in a comment, so values are looked at one by one.
+    Broken,
+}
+
 struct Parser<'a> {
     body: &'a [u8],
     open_metrics: bool,
+    shortcuts: bool,
     limits: &'a Limits,
+    max_samples: usize,
+    max_value_len: usize,
     hasher: &'static foldhash::quality::RandomState,
     /// What series are hashed with, see [`absorb`].
     seed: u64,
     key: u64,
-    utf8: bool,
+    utf8: Utf8,
     ambient: Ambient,
-    /// The name of the sample before.
+    /// The name of the sample before, in [`Scratch::known`].
     last: u32,
+    /// A TYPE line came after it.
+    turned: bool,
+    /// The name that was declared last, in [`Scratch::names`].
+    declared: u32,
+    bounds: BoundNotes,
     index: &'a mut Index,
     scratch: &'a mut Scratch,
 }
 
-/// What the fast path learned of one line.
-struct Plain {
-    known: u32,
-    shape: u32,
-    series_end: usize,
-    flags: u32,
-    end: usize,
-    hash: u64,
-    bound: Option<Span>,
+/// A limit, 0 being none.
+fn or_unlimited(limit: u64) -> usize {
+    match usize::try_from(limit) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(limit) => limit,
+    }
 }
 
 impl Parser<'_> {
@@ -201,451 +290,90 @@ impl Parser<'_> {
     }
 
     fn hash(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write(bytes);
-        hasher.finish()
+        scan::hash_with(self.hasher, bytes)
     }
 
     fn read_sample(&mut self, start: usize) -> Result<usize, Stop> {
-        if self.limits.max_samples > 0 && self.index.samples.len() as u64 >= self.limits.max_samples {
+        if self.index.samples.len() >= self.max_samples {
             return Err(stop(
                 RefusalKind::Samples,
                 start,
                 format!("more than {} samples", self.limits.max_samples),
             ));
         }
-        match self.read_plain(start) {
-            Some(plain) => Ok(self.keep_plain(start, &plain)),
-            None => self.read_any(start),
-        }
-    }
-
-    /// The fast path: a line in the plain spelling whose name and label names were seen before. Gives up otherwise.
-    ///
-    /// What is equal to the name's last line needs no second look, so most lines cost a comparison, a look at the values
-    /// that differ, and one at the number.
-    fn read_plain(&mut self, start: usize) -> Option<Plain> {
-        let body = self.body;
-        let (known, same) = self.match_name(start)?;
-        let entry = self.scratch.known[known as usize];
-        let name_len = entry.name.span.len();
-        let mut bound = None;
-        let (shape, hash, series_end) = if entry.n_places > 0 && body.get(start + name_len) == Some(&b'{') {
-            if let Some(found) = self.match_labels(&entry, known, start, same, &mut bound) {
-                (entry.shape, found.0, found.1)
-            } else {
-                self.learn_labels(known, start, name_len, &mut bound)?
-            }
-        } else if body.get(start + name_len) == Some(&b'{') {
-            self.learn_labels(known, start, name_len, &mut bound)?
-        } else {
-            (NONE, self.name_hash(name_len), start + name_len)
-        };
-        // Past the closing brace.
-        let mut at = series_end + usize::from(shape != NONE);
-        let mut flags = if shape == NONE { 0 } else { Sample::LABELS };
-        if *body.get(at)? != b' ' {
-            return None;
-        }
-        at += 1;
-        let mut end = self.number_end(at)?;
-        if body.get(end) == Some(&b' ') {
-            if self.open_metrics && body[end..].starts_with(b" # {") {
-                // Exemplars are rare, and their rules are many.
-                return None;
-            }
-            at = end + 1;
-            end = token_end(body, at);
-            let token = &body[at..end];
-            let fits = if self.open_metrics {
-                number::is_seconds(token)
-            } else {
-                number::parse_millis(token).is_some()
-            };
-            if !fits {
-                return None;
-            }
-            flags |= Sample::TIMESTAMP;
-        }
-        match body.get(end) {
-            Some(b'\n') => {}
-            None if !self.open_metrics => {}
-            _ => return None,
-        }
-        Some(Plain {
-            known,
-            shape,
-            series_end,
-            flags,
-            end,
-            hash,
-            bound,
-        })
-    }
-
-    /// The end of the value that starts at `at`; `None` where it is none, or not followed as it should be.
-    fn number_end(&self, at: usize) -> Option<usize> {
-        let body = self.body;
-        // Most values are digits with one dot at most, and short.
-        let len = number::simple_len(&body[at..]);
-        let end = at + len;
-        if len > 0 && matches!(body.get(end), Some(b'\n' | b' ')) {
-            return Some(end);
-        }
-        let end = token_end(body, at);
-        number::is_float(&body[at..end]).then_some(end)
-    }
-
-    /// The known name at `start`, guessed from the sample before, and how many bytes are as in that name's last line.
-    fn match_name(&self, start: usize) -> Option<(u32, usize)> {
-        let rest = &self.body[start..];
-        let fits = |id: u32| {
-            let entry = self.scratch.known.get(id as usize)?;
-            let name_len = entry.name.span.len();
-            if entry.series_len == 0 {
-                return None;
-            }
-            // Of a series without labels the blank is compared too, so that the name is known to end there.
-            let from = entry.line_start as usize;
-            let same = common_len(rest, &self.body[from..=from + entry.series_len as usize]);
-            (same > name_len).then_some((id, same.min(entry.series_len as usize)))
-        };
-        if let Some(entry) = self.scratch.known.get(self.last as usize) {
-            let next = entry.next;
-            if let Some(found) = fits(self.last) {
-                return Some(found);
-            }
-            if let Some(found) = fits(next) {
-                return Some(found);
-            }
-        }
-        let len = name::metric_name_len(rest);
-        if len == 0 || !matches!(rest.get(len), Some(b'{' | b' ')) {
-            return None;
-        }
-        let id = self.find_known(&rest[..len])?;
-        fits(id).or_else(|| (!self.scratch.known[id as usize].name.quoted).then_some((id, len)))
-    }
-
-    fn find_known(&self, decoded: &[u8]) -> Option<u32> {
-        let known = &self.scratch.known;
-        self.scratch
-            .known_by_name
-            .find(self.hash(decoded), |&id| {
-                *known[id as usize].name.decode(self.body) == *decoded
-            })
-            .copied()
-    }
-
-    /// Matches the labels of the line at `start` against the last line of its name, of which `same` bytes are equal.
-    /// Gives the hash of the series and the position of the closing brace, and notes the places of the values.
-    fn match_labels(
-        &mut self,
-        entry: &Known,
-        known: u32,
-        start: usize,
-        same: usize,
-        bound: &mut Option<Span>,
-    ) -> Option<(u64, usize)> {
-        let body = self.body;
-        let before = &body[entry.line_start as usize..=(entry.line_start + entry.series_len) as usize];
-        let now = &body[start..];
-        let bound_at = self.bound_at(entry.shape);
-        // Until this line has been matched whole, its places are half the other line's.
-        self.scratch.known[known as usize].series_len = 0;
-        self.scratch.known[known as usize].n_places = 0;
-        let places = &mut self.scratch.places[entry.places as usize..][..entry.n_places as usize];
-        // Both lines are equal up to here: `at` in this one, `old` in the one before.
-        let (mut at, mut old) = (same, same);
-        let mut index = 0;
-        let mut hash = self.seed;
-        // Values before the first difference stay where they are.
-        while index < places.len() && (places[index].end as usize) < same {
-            hash = places[index].hash;
-            index += 1;
-        }
-        if let Some(bound_at) = bound_at
-            && bound_at < index
+        if self.shortcuts
+            && let Some(next) = self.read_plain(start)
         {
-            *bound = Some(Span::new(
-                start + places[bound_at].start as usize,
-                start + places[bound_at].end as usize,
-            ));
+            return Ok(next);
         }
-        let mut segment = if index == 0 {
-            entry.name.span.len()
-        } else {
-            places[index - 1].end as usize + 1
-        };
-        let mut empty = false;
-        while index < places.len() {
-            let place = places[index];
-            // The name of the label differs, or what stands around it.
-            if old < place.start as usize {
-                return None;
-            }
-            let value = at - (old - place.start as usize);
-            // A backslash just before the difference may have belonged to an escape.
-            let escapes = now[value..at]
-                .iter()
-                .rev()
-                .take_while(|&&byte| byte == b'\\')
-                .count();
-            let end = plain_value_end(now, at - escapes)?;
-            if !self.utf8 && std::str::from_utf8(&now[value..end]).is_err() {
-                return None;
-            }
-            if self.limits.max_label_value_length > 0
-                && (end - value) as u64 > self.limits.max_label_value_length
-            {
-                return None;
-            }
-            empty |= end == value;
-            if bound_at == Some(index) {
-                *bound = Some(Span::new(start + value, start + end));
-            }
-            hash = absorb(hash, &now[segment..=end], self.key);
-            places[index] = Place {
-                start: narrow(value),
-                end: narrow(end),
-                hash,
-            };
-            segment = end + 1;
-            at = end + 1;
-            old = place.end as usize + 1;
-            index += 1;
-            let more = common_len(&now[at..], &before[old..]);
-            at += more;
-            old += more;
-            // Values that are equal but stand elsewhere.
-            while index < places.len() && (places[index].end as usize) < old {
-                let place = &mut places[index];
-                let (value, end) = (at - (old - place.start as usize), at - (old - place.end as usize));
-                hash = absorb(hash, &now[segment..=end], self.key);
-                if bound_at == Some(index) {
-                    *bound = Some(Span::new(start + value, start + end));
-                }
-                *place = Place {
-                    start: narrow(value),
-                    end: narrow(end),
-                    hash,
-                };
-                segment = end + 1;
-                index += 1;
-            }
-        }
-        // All values are matched; the brace must follow.
-        if now.get(segment) != Some(&b'}') {
-            return None;
-        }
-        let n_places = entry.n_places;
-        let entry = &mut self.scratch.known[known as usize];
-        entry.n_places = n_places;
-        entry.empty_values |= empty;
-        entry.line_start = narrow(start);
-        entry.series_len = narrow(segment);
-        Some((hash, start + segment))
+        self.read_any(start)
     }
 
-    /// The position of the label that Prometheus 3 respells under the current TYPE, in lines of this shape.
-    fn bound_at(&self, shape: u32) -> Option<usize> {
-        if self.ambient == Ambient::Other {
-            return None;
-        }
-        let Shape { le, quantile, .. } = *self.index.shapes.get(shape as usize)?;
-        let found = if self.ambient == Ambient::Histogram {
-            le
-        } else {
-            quantile
-        };
-        found.map(|position| position as usize)
-    }
-
-    /// Reads the labels of a line in the plain spelling without a line to compare with, and remembers it as one. Gives
-    /// shape, hash and the position of the closing brace; `None` where the label names are new in this order.
-    fn learn_labels(
-        &mut self,
-        known: u32,
-        start: usize,
-        name_len: usize,
-        bound: &mut Option<Span>,
-    ) -> Option<(u32, u64, usize)> {
-        let body = self.body;
-        let mut spans = std::mem::take(&mut self.scratch.spans);
-        spans.clear();
-        let plain = collect_plain(body, start + name_len + 1, &mut spans);
-        // Names and values by turns.
-        let names = || spans.iter().step_by(2).map(|span| span.of(body));
-        let shape = plain.and_then(|_| {
-            let hash = hash_names(self.hasher, names());
-            let index = &self.index;
-            let by_names = &self.scratch.shapes_by_names;
-            by_names
-                .find(hash, |&id| {
-                    shape_names(index, id)
-                        .iter()
-                        .map(|span| span.of(body))
-                        .eq(names())
-                })
-                .copied()
-        });
-        let fits = spans.iter().skip(1).step_by(2).all(|value| {
-            let limit = self.limits.max_label_value_length;
-            (limit == 0 || value.len() as u64 <= limit)
-                && (self.utf8 || std::str::from_utf8(value.of(body)).is_ok())
-        });
-        let Some((shape, series_end)) = shape.zip(plain).filter(|_| fits) else {
-            self.scratch.spans = spans;
-            return None;
-        };
-        let bound_at = self.bound_at(shape);
-        let mut hash = self.seed;
-        let mut segment = start + name_len;
-        let n_labels = spans.len() / 2;
-        let Scratch {
-            known: all, places, ..
-        } = &mut *self.scratch;
-        let entry = &mut all[known as usize];
-        if (entry.places_room as usize) < n_labels {
-            entry.places = narrow(places.len());
-            entry.places_room = narrow(n_labels);
-            places.resize(places.len() + n_labels, Place::default());
-        }
-        for (index, pair) in spans.chunks_exact(2).enumerate() {
-            let (value, end) = (pair[1].start as usize, pair[1].end as usize);
-            hash = absorb(hash, &body[segment..=end], self.key);
-            places[entry.places as usize + index] = Place {
-                start: narrow(value - start),
-                end: narrow(end - start),
-                hash,
-            };
-            segment = end + 1;
-            entry.empty_values |= value == end;
-            if bound_at == Some(index) {
-                *bound = Some(pair[1]);
-            }
-        }
-        entry.n_places = narrow(n_labels);
-        entry.line_start = narrow(start);
-        entry.series_len = narrow(series_end - start);
-        self.scratch.spans = spans;
-        Some((shape, hash, series_end))
-    }
-
-    /// The hash of a series without labels. Names tell series apart by themselves, in [`Parser::keep_series`].
-    fn name_hash(&self, name_len: usize) -> u64 {
-        absorb(self.seed, &[], self.key) ^ name_len as u64
-    }
-
-    fn keep_plain(&mut self, start: usize, plain: &Plain) -> usize {
-        if let Some(bound) = plain.bound {
-            self.note_bound(plain.known, bound);
-        }
-        self.note_shape(plain.known, plain.shape);
-        if plain.shape == NONE {
-            let entry = &mut self.scratch.known[plain.known as usize];
-            entry.line_start = narrow(start);
-            entry.series_len = narrow(plain.series_end - start);
-            entry.n_places = 0;
-        }
-        let shape = if plain.shape == NONE { 0 } else { plain.shape };
-        let (series_end, end) = (narrow(plain.series_end), narrow(plain.end));
-        let sample = Sample::new(narrow(start), series_end, end, plain.flags, shape);
-        self.keep(plain.known, sample, plain.hash);
-        (plain.end + 1).min(self.body.len())
-    }
-
-    fn note_shape(&mut self, known: u32, shape: u32) {
-        let entry = &mut self.scratch.known[known as usize];
-        if entry.shape == shape {
+    fn note_shape(&mut self, id: u32, shape: u32) {
+        let known = &mut self.scratch.known[id as usize];
+        if known.shape == shape {
             return;
         }
-        if entry.shape != FRESH {
-            entry.shapes_vary = true;
+        if known.shape != FRESH {
+            known.shapes_vary = true;
         }
-        entry.shape = shape;
+        known.shape = shape;
+        // The last line is of another shape.
+        known.series_len = 0;
         let Some(shape) = self.index.shapes.get(shape as usize) else {
-            entry.without = [true; 3];
+            known.without = [true; 3];
+            known.bounds = [NONE; 2];
             return;
         };
-        let own = entry.name.span.of(self.body);
-        entry.without[0] |= shape.le.is_none();
-        entry.without[1] |= shape.quantile.is_none();
-        entry.without[2] |= !self.index.shape_names[shape.names.0 as usize..shape.names.1 as usize]
+        known.bounds = [shape.le.unwrap_or(NONE), shape.quantile.unwrap_or(NONE)];
+        let own = self.scratch.names[known.named as usize].name.span.of(self.body);
+        known.without[0] |= shape.le.is_none();
+        known.without[1] |= shape.quantile.is_none();
+        known.without[2] |= !self.index.shape_names[shape.names.0 as usize..shape.names.1 as usize]
             .iter()
             .any(|span| span.of(self.body) == own);
     }
 
-    fn note_bound(&mut self, known: u32, bound: Span) {
-        let group = self.scratch.known[known as usize].group as usize;
-        let value = bound.of(self.body);
-        let note = if !value.is_empty() && value.len() <= 6 && value.iter().all(u8::is_ascii_digit) {
-            Group::BOUND_INTEGER
-        } else if super::number::is_plainly_canonical(value) {
-            if value.ends_with(b".0") {
-                Group::BOUND_DOT_ZERO
-            } else {
-                0
-            }
-        } else {
-            Group::BOUND_OTHER
-        };
-        self.index.groups[group].notes |= note;
-    }
-
-    /// Adds a sample to its run and looks whether its series was there before.
-    fn keep(&mut self, known: u32, sample: Sample, hash: u64) {
-        if self.last != known {
-            if let Some(last) = self.scratch.known.get_mut(self.last as usize) {
-                last.next = known;
-            }
-            self.last = known;
+    /// Adds a sample to its run.
+    #[inline(always)]
+    fn keep(&mut self, id: u32, sample: Sample, hash: u64) {
+        if self.last != id || self.turned {
+            self.turn(id);
         }
-        let id = narrow(self.index.samples.len());
         self.index.samples.push(sample);
-        self.index.has_timestamps |= sample.has(Sample::TIMESTAMP);
-        self.keep_series(id, sample, hash ^ spread(known));
-        let group = self.scratch.known[known as usize].group;
-        match self.index.runs.last_mut() {
-            Some(run) if run.group == group && run.ambient == self.ambient => run.len += 1,
-            _ => self.index.runs.push(Run {
-                group,
-                first: id,
-                len: 1,
-                ambient: self.ambient,
-            }),
-        }
+        self.scratch.doubles.push(hash ^ spread(id));
     }
 
-    /// Marks a sample whose series, spelled the same, came before. With timestamps in play the matter is left to the
-    /// writer, which knows its format's resolution.
-    fn keep_series(&mut self, id: u32, sample: Sample, hash: u64) {
-        let body = self.body;
-        let key = &body[sample.start as usize..sample.series_end as usize];
-        #[allow(clippy::cast_possible_truncation, reason = "the low half is what is kept")]
-        let short = (hash ^ (hash >> 32)) as u32;
-        let samples = &mut self.index.samples;
-        let found = self.scratch.series.entry(
-            spread(short),
-            |&(other_short, other)| {
-                let other = &samples[other as usize];
-                other_short == short && &body[other.start as usize..other.series_end as usize] == key
-            },
-            |&(short, _)| spread(short),
-        );
-        match found {
-            hashbrown::hash_table::Entry::Vacant(vacant) => {
-                vacant.insert((short, id));
+    /// Goes on to another name, or another TYPE line.
+    fn turn(&mut self, id: u32) {
+        if self.last != id {
+            if let Some(last) = self.scratch.known.get_mut(self.last as usize) {
+                last.next = id;
             }
-            hashbrown::hash_table::Entry::Occupied(occupied) => {
-                let first = samples[occupied.get().1 as usize];
-                if first.has(Sample::TIMESTAMP) || sample.has(Sample::TIMESTAMP) {
-                    self.index.uncertain = true;
-                } else {
-                    samples[id as usize].set(Sample::DROPPED);
-                    self.index.n_dropped += 1;
-                }
-            }
+            self.last = id;
+        }
+        self.turned = false;
+        let group = self.scratch.known[id as usize].group;
+        let ambient = self.ambient;
+        if let Some(run) = self.index.runs.last()
+            && run.group == group
+            && run.ambient == ambient
+        {
+            return;
+        }
+        self.close_run();
+        self.index.runs.push(Run {
+            group,
+            first: narrow(self.index.samples.len()),
+            len: 0,
+            ambient,
+        });
+    }
+
+    /// Counts the samples of the last run.
+    fn close_run(&mut self) {
+        if let Some(run) = self.index.runs.last_mut() {
+            run.len = narrow(self.index.samples.len()) - run.first;
         }
     }
 
@@ -667,6 +395,7 @@ impl Parser<'_> {
         let mut flags = 0;
         if line.timestamp.is_some() {
             flags |= Sample::TIMESTAMP;
+            self.index.has_timestamps = true;
         }
         if line.exemplar.is_some() {
             flags |= Sample::EXEMPLAR;
@@ -704,7 +433,10 @@ impl Parser<'_> {
         if let Some(wanted) = self.ambient.label() {
             for label in &line.labels {
                 if *label.name.decode(body) == *wanted {
-                    self.note_bound(known, label.value);
+                    let group = self.scratch.known[known as usize].group;
+                    let text = &body[label.value.start as usize..];
+                    let groups = &mut self.index.groups;
+                    self.bounds.add(text, label.value.len(), group, groups);
                 }
             }
         }
@@ -715,20 +447,26 @@ impl Parser<'_> {
         Ok((line.end + 1).min(body.len()))
     }
 
+    /// The hash of a series without labels. Names tell series apart by themselves, in [`Parser::keep`].
+    fn name_hash(&self, name_len: usize) -> u64 {
+        self.seed ^ name_len as u64
+    }
+
     /// The hash that the fast path gives a series of the same bytes.
     fn line_hash(&self, line: &Line, start: usize, series_end: usize) -> u64 {
         let body = self.body;
         if line.name.quoted || line.name.span.start as usize != start {
-            return absorb(self.seed, &body[start..series_end], self.key);
+            return absorb(self.seed, &body[start..], 0, series_end - start, self.key);
         }
         if line.labels.is_empty() {
             return self.name_hash(line.name.span.len());
         }
         let mut hash = self.seed;
-        let mut segment = line.name.span.end as usize;
+        let mut segment = line.name.span.len();
         for label in &line.labels {
-            hash = absorb(hash, &body[segment..=label.value.end as usize], self.key);
-            segment = label.value.end as usize + 1;
+            let end = label.value.end as usize + 1 - start;
+            hash = absorb(hash, &body[start..], segment, end, self.key);
+            segment = end;
         }
         hash
     }
@@ -738,7 +476,7 @@ impl Parser<'_> {
         let body = self.body;
         let entry = &mut self.scratch.known[known as usize];
         entry.shapes_vary = true;
-        let own = entry.name.decode(body);
+        let own = self.scratch.names[entry.named as usize].name.decode(body);
         let has = |wanted: &[u8]| {
             line.labels
                 .iter()
@@ -783,5 +521,200 @@ impl Parser<'_> {
     }
 }
 
-/// A name that no line has been kept for yet; told apart from `NONE`, which is a line without labels.
-const FRESH: u32 = u32::MAX - 1;
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
+
+    use super::*;
+
+    fn indexed(body: &[u8], open_metrics: bool, limits: &Limits, shortcuts: bool) -> String {
+        let mut index = Index::default();
+        // Twice, so that nothing of one body is left for the next.
+        let mut scratch = Scratch::default();
+        drop(read_body(
+            b"x{a=\"b\"} 1\ny 2\n",
+            false,
+            limits,
+            &mut index,
+            &mut scratch,
+            shortcuts,
+        ));
+        match read_body(body, open_metrics, limits, &mut index, &mut scratch, shortcuts) {
+            Ok(()) => format!("{index:#?}"),
+            Err(stop) => format!("{:?} {:?}", stop.kind, stop.fault),
+        }
+    }
+
+    #[track_caller]
+    fn check(body: &[u8]) {
+        for limits in [
+            Limits::default(),
+            Limits {
+                max_samples: 9,
+                max_labels: 3,
+                max_label_name_length: 6,
+                max_label_value_length: 12,
+            },
+        ] {
+            for open_metrics in [false, true] {
+                let fast = indexed(body, open_metrics, &limits, true);
+                let slow = indexed(body, open_metrics, &limits, false);
+                assert!(
+                    fast == slow,
+                    "fast: {fast}\nslow: {slow}\n{}",
+                    String::from_utf8_lossy(body)
+                );
+            }
+        }
+    }
+
+    fn weighted(good: &[&'static str], bad: &[&'static str]) -> impl Strategy<Value = String> + use<> {
+        prop_oneof![
+            60 => prop::sample::select(good.to_vec()),
+            1 => prop::sample::select(bad.to_vec()),
+        ]
+        .prop_map(str::to_owned)
+    }
+
+    /// Pieces that lines are put together from: those that real bodies have, and those that trip shortcuts up.
+    fn line() -> impl Strategy<Value = String> {
+        let name = weighted(&["a", "a_sum", "a_count", "a_bucket", "b", "ab"], &["{\"a\"}", "a.b"]);
+        let labels = prop::sample::subsequence(
+            vec!["x", "le", "quantile", "yy", "code", "\"q\"", "longest_label"],
+            0..4,
+        )
+        .prop_shuffle();
+        let value = prop_oneof![
+            60 => prop::sample::select(vec![
+                "", "0", "0.5", "0.50", "1", "1.0", "+Inf", "é", r"\\", r#"\""#, r"\n", "sixteen bytes ab", "fifteen bytes a",
+                "thirty-two bytes, none of them odd", "}", "12345678901", "\u{80}",
+            ])
+            .prop_map(str::to_owned),
+            1 => prop::sample::select(vec![r"\x", "\n", "\""]).prop_map(str::to_owned),
+            9 => "[a-c0é]{0,20}",
+        ];
+        let number = prop_oneof![
+            60 => prop::sample::select(vec![
+                "1", "0.5", "-1", "+1", "NaN", "+Inf", "1e5", "1.5e+09", ".5", "5.", "123456789012345", "1234567890123456",
+                "1.23456789012345678", "1 1700000000000", "1e-99", "12 1700000000",
+            ])
+            .prop_map(str::to_owned),
+            1 => prop::sample::select(vec![
+                "1e400", ".", "-", "1.2.3", "0x1", "1 ", "1 1.5", "1 # {t=\"x\"} 1", "1\r", "", "1e", "1_0", "1{", "1\t",
+            ])
+            .prop_map(str::to_owned),
+            9 => "[0-9]{1,9}\\.[0-9]{1,9}",
+        ];
+        let brace = weighted(&["{"], &["{ ", " {"]);
+        let close = weighted(&["} "], &[",} ", "}", "}  "]);
+        let values = prop::collection::vec(value, 4);
+        (name, labels, values, brace, close, number).prop_map(|(name, labels, values, brace, close, number)| {
+            if labels.is_empty() {
+                return format!("{name} {number}\n");
+            }
+            let labels: Vec<String> =
+                labels.iter().zip(values).map(|(name, value)| format!("{name}=\"{value}\"")).collect();
+            format!("{name}{brace}{}{close}{number}\n", labels.join(","))
+        })
+    }
+
+    fn comment() -> impl Strategy<Value = String> {
+        weighted(
+            &[
+                "# TYPE a histogram\n",
+                "# TYPE a summary\n",
+                "# TYPE a_sum gauge\n",
+                "# TYPE b counter\n",
+                "# HELP a Some é text.\n",
+                "# HELP ab Another.\n",
+            ],
+            &["# a comment\n", "\n", "# EOF\n", "# HELP ab\n", "# TYPE b what\n"],
+        )
+    }
+
+    /// A line, how often it comes, and what changes each time: a place in it and what to put there.
+    type Lines = Vec<(String, usize, Vec<(usize, u8)>)>;
+
+    fn lines() -> impl Strategy<Value = Lines> {
+        let changes = prop::collection::vec((0_usize..60, any::<u8>()), 0..3);
+        let line = prop_oneof![6 => line(), 1 => comment()];
+        prop::collection::vec((line, 1_usize..5, changes), 1..12)
+    }
+
+    /// Lines come again with a byte changed, which is what the fast path lives on.
+    fn body(lines: Lines, open_metrics: bool) -> Vec<u8> {
+        let mut body = Vec::new();
+        for (line, n_times, changes) in lines {
+            let mut line = line.into_bytes();
+            for time in 0..n_times {
+                body.extend_from_slice(&line);
+                for (at, byte) in &changes {
+                    let at = at % line.len();
+                    if byte % 64 == 0 {
+                        line[at] = *byte;
+                    } else if line[at].is_ascii_digit() {
+                        line[at] = b'0' + (byte.wrapping_add(u8::try_from(time).unwrap_or(0)) % 10);
+                    }
+                }
+            }
+        }
+        if open_metrics {
+            body.extend_from_slice(b"# EOF\n");
+        }
+        body
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_fast_path_finds_what_the_slow_one_finds(lines in lines(), open_metrics in any::<bool>()) {
+            let mut body = body(lines, open_metrics);
+            check(&body);
+            // Without the last line feed.
+            body.pop();
+            check(&body);
+        }
+    }
+
+    #[test]
+    fn most_of_these_bodies_are_read() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let n_read = (0..400)
+            .filter(|_| {
+                let lines = lines().new_tree(&mut runner).expect("nothing is filtered").current();
+                let found = indexed(&body(lines, false), false, &Limits::default(), true);
+                found.starts_with("Index")
+            })
+            .count();
+        assert!(n_read > 150, "{n_read}");
+    }
+
+    #[test]
+    fn half_a_character_is_no_value_however_it_is_found() {
+        // Prometheus takes anything in a comment, so that alone refuses nothing.
+        let start = b"# \xff\na{x=\"\xc3\xa9\"} 1\n";
+        check(start);
+        assert!(indexed(start, false, &Limits::default(), true).starts_with("Index"));
+        let body = [&start[..], b"a{x=\"\xc3\"} 1\n"].concat();
+        check(&body);
+        assert!(indexed(&body, false, &Limits::default(), true).contains("not UTF-8"));
+    }
+
+    #[test]
+    fn long_bodies_of_one_kind_are_found_alike() {
+        let mut body = String::from("# TYPE h histogram\n");
+        for metric in 0..40 {
+            for bound in ["0.005", "0.25", "1", "10", "123456789012", "1234567890123456", "+Inf"] {
+                body += &format!("h_bucket{{path=\"/p{metric}\",code=\"{}\",le=\"{bound}\"}} {}\n", metric * 7, metric + bound.len());
+            }
+            body += &format!("h_sum{{path=\"/p{metric}\",code=\"{}\"}} 1.5\nh_count{{path=\"/p{metric}\",code=\"{}\"}} 7\n", metric * 7, metric * 7);
+        }
+        // Some series come twice.
+        let again: String = body.lines().skip(20).step_by(13).map(|line| format!("{line}\n")).collect();
+        body += &again;
+        check(body.as_bytes());
+        assert!(indexed(body.as_bytes(), false, &Limits::default(), true).contains("n_dropped: 2"));
+    }
+}

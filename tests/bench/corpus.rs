@@ -127,7 +127,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
         rng.value(),
         rng.below(9999)
     );
-    let handlers: Vec<String> = (0..24)
+    let handlers: Vec<String> = (0..40)
         .map(|index| {
             let method = ["GET", "POST", "PUT"][index % 3];
             format!(
@@ -141,7 +141,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
         histogram(&mut out, rng, name, &handlers);
     }
     family(&mut out, rng, "http_requests_total", "counter", &handlers);
-    let calls: Vec<String> = (0..24)
+    let calls: Vec<String> = (0..40)
         .map(|index| {
             format!(
                 "grpc_type=\"unary\",grpc_service=\"envoy.service.discovery.v3.{}\",grpc_method=\"Stream{index}\"",
@@ -169,6 +169,16 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
         "node_network_transmit_drop_total",
     ] {
         family(&mut out, rng, name, "counter", &devices);
+    }
+    let disks: Vec<String> = (0..16)
+        .map(|index| format!("device=\"nvme{index}n1\""))
+        .collect();
+    for name in [
+        "node_disk_read_bytes_total",
+        "node_disk_written_bytes_total",
+        "node_disk_io_time_seconds_total",
+    ] {
+        family(&mut out, rng, name, "counter", &disks);
     }
     let cpus: Vec<String> = (0..16)
         .flat_map(|cpu| {
@@ -208,7 +218,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
         })
         .collect();
     family(&mut out, rng, "kube_pod_owner", "gauge", &owners);
-    let mesh: Vec<String> = (0..16)
+    let mesh: Vec<String> = (0..9)
         .map(|index| {
             let mut labels = format!("reporter=\"{}\"", ["source", "destination"][index % 2]);
             for (name, value) in [
@@ -257,7 +267,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
         "rest_client_request_duration_seconds",
         "rest_client_rate_limiter_duration_seconds",
     ] {
-        let hosts: Vec<String> = (0..28)
+        let hosts: Vec<String> = (0..44)
             .map(|index| format!("host=\"10.152.183.{index}:443\",verb=\"GET\""))
             .collect();
         histogram(&mut out, rng, name, &hosts);

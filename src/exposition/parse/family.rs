@@ -1,10 +1,24 @@
 //! Metadata lines, and what belongs to which family (core).
 
 use super::super::line::{Line, Name, Span};
-use super::super::model::{Ambient, Declaration, Group, Sample, Shape, Suffix, Suffixes, Type};
+use super::super::model::{Ambient, Group, Sample, Shape, Suffix, Suffixes, Type};
 use super::super::{RefusalKind, name};
-use super::scan::{hash_names, hash_with, narrow, quoted_end, same_names, shape_names};
-use super::{FRESH, Known, NONE, Parser, Scratch, Stop, stop};
+use super::scan::{hash_names, narrow, quoted_end, same_names, shape_names};
+use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
+
+/// A name, and what HELP, TYPE and UNIT say of it; the first of each counts.
+#[derive(Debug)]
+pub(super) struct Named {
+    pub(super) name: Name,
+    hash: u64,
+    kind: Option<Type>,
+    help: Option<Span>,
+    unit: Option<Span>,
+    /// The samples of this name in [`Scratch::known`], or `NONE`.
+    known: u32,
+    /// The family of this name, or `NONE`.
+    group: u32,
+}
 
 impl Parser<'_> {
     /// Reads a line that starts with `#`; `None` after `# EOF`.
@@ -57,7 +71,7 @@ impl Parser<'_> {
     }
 
     /// Reads what follows the keyword: a name and a text.
-    pub(super) fn read_declaration(
+    fn read_declaration(
         &mut self,
         keyword: &[u8],
         at: usize,
@@ -94,7 +108,7 @@ impl Parser<'_> {
         // Prometheus cuts exactly one byte, whatever it is.
         let text = Span::new((after + 1).min(line_end), line_end);
         let next = (line_end + 1).min(body.len());
-        let declaration = self.declare(named);
+        let declared = self.declare(named);
         match keyword {
             b"TYPE" => {
                 let text_bytes = text.of(body);
@@ -106,17 +120,18 @@ impl Parser<'_> {
                     ));
                 };
                 self.ambient = Ambient::of(kind);
-                self.scratch.declarations[declaration].kind.get_or_insert(kind);
+                self.turned = true;
+                self.scratch.names[declared as usize].kind.get_or_insert(kind);
             }
             b"HELP" => {
-                if !self.utf8 && std::str::from_utf8(text.of(body)).is_err() {
+                if self.utf8 != Utf8::Whole && std::str::from_utf8(text.of(body)).is_err() {
                     return Err(stop(
                         RefusalKind::Parse,
                         text.start as usize,
                         "the help text is not UTF-8",
                     ));
                 }
-                self.scratch.declarations[declaration].help.get_or_insert(text);
+                self.scratch.names[declared as usize].help.get_or_insert(text);
             }
             _ => {
                 let unit = text.of(body);
@@ -128,99 +143,105 @@ impl Parser<'_> {
                         "the unit is not the end of the metric's name",
                     ));
                 }
-                self.scratch.declarations[declaration].unit.get_or_insert(text);
+                self.scratch.names[declared as usize].unit.get_or_insert(text);
             }
         }
         Ok(Some(next))
     }
 
-    pub(super) fn declare(&mut self, named: Name) -> usize {
-        let body = self.body;
-        let decoded = named.decode(body);
-        let hash = self.hash(&decoded);
-        let hasher = self.hasher;
-        let Scratch {
-            declarations,
-            declarations_by_name,
-            ..
-        } = &mut *self.scratch;
-        let found =
-            declarations_by_name.find(hash, |&id| declarations[id as usize].name.decode(body) == decoded);
-        if let Some(&id) = found {
-            return id as usize;
-        }
-        let id = declarations.len();
-        declarations.push(Declaration {
-            name: named,
-            kind: None,
-            help: None,
-            unit: None,
-        });
-        #[allow(clippy::cast_possible_truncation, reason = "fewer declarations than bytes")]
-        declarations_by_name.insert_unique(hash, id as u32, |&id| {
-            hash_with(hasher, &declarations[id as usize].name.decode(body))
-        });
+    /// The name of a HELP, TYPE or UNIT line; often it is that of the line before.
+    fn declare(&mut self, named: Name) -> u32 {
+        let decoded = named.decode(self.body);
+        let id = self.guess(&decoded).unwrap_or_else(|| self.name(named, &decoded));
+        self.declared = id;
         id
     }
 
-    pub(super) fn find_declaration(&self, decoded: &[u8]) -> Option<&Declaration> {
+    /// The name that was declared last, if that is it.
+    fn guess(&self, decoded: &[u8]) -> Option<u32> {
+        let last = self.scratch.names.get(self.declared as usize)?;
+        (*last.name.decode(self.body) == *decoded).then_some(self.declared)
+    }
+
+    fn find_name(&self, decoded: &[u8], hash: u64) -> Option<u32> {
+        let Scratch {
+            names, names_by_text, ..
+        } = &*self.scratch;
+        let is_it = |&id: &u32| {
+            let found = &names[id as usize];
+            found.hash == hash && *found.name.decode(self.body) == *decoded
+        };
+        names_by_text.find(hash, is_it).copied()
+    }
+
+    /// The entry of a name, made at its first sight.
+    fn name(&mut self, named: Name, decoded: &[u8]) -> u32 {
         let hash = self.hash(decoded);
-        let declarations = &self.scratch.declarations;
-        self.scratch
-            .declarations_by_name
-            .find(hash, |&id| {
-                *declarations[id as usize].name.decode(self.body) == *decoded
-            })
-            .map(|&id| &declarations[id as usize])
+        if let Some(id) = self.find_name(decoded, hash) {
+            return id;
+        }
+        let Scratch {
+            names, names_by_text, ..
+        } = &mut *self.scratch;
+        let id = narrow(names.len());
+        names.push(Named {
+            name: named,
+            hash,
+            kind: None,
+            help: None,
+            unit: None,
+            known: NONE,
+            group: NONE,
+        });
+        names_by_text.insert_unique(hash, id, |&id| names[id as usize].hash);
+        id
     }
 
     /// The entry of a sample name, made at its first sight.
-    pub(super) fn know(&mut self, named: Name) -> u32 {
-        let body = self.body;
-        let decoded = named.decode(body);
-        if let Some(id) = self.find_known(&decoded) {
+    pub(super) fn know(&mut self, sample: Name) -> u32 {
+        let decoded = sample.decode(self.body);
+        let named = self.guess(&decoded).unwrap_or_else(|| self.name(sample, &decoded));
+        let id = self.scratch.names[named as usize].known;
+        if id != NONE {
             return id;
         }
-        let (group_name, suffix) = self.belongs_to(named);
-        let group = self.group(group_name);
+        let (family, suffix) = self.belongs_to(named);
+        let group = self.group(family);
         self.index.groups[group as usize].suffixes.add(suffix.bit());
-        let hash = self.hash(&decoded);
-        let hasher = self.hasher;
-        let Scratch {
-            known, known_by_name, ..
-        } = &mut *self.scratch;
+        let known = &mut self.scratch.known;
         let id = narrow(known.len());
         known.push(Known {
-            name: named,
-            group,
-            suffix,
-            next: NONE,
-            shape: FRESH,
             line_start: 0,
             series_len: 0,
+            name_len: narrow(sample.span.len()),
             places: 0,
             n_places: 0,
             places_room: 0,
+            shape: FRESH,
+            bounds: [NONE; 2],
+            noted: Ambient::Other,
+            suffix,
+            group,
+            next: NONE,
+            named,
+            quoted: sample.quoted,
+            steady: false,
             shapes_vary: false,
             empty_values: false,
             without: [false; 3],
         });
-        known_by_name.insert_unique(hash, id, |&id| {
-            hash_with(hasher, &known[id as usize].name.decode(body))
-        });
+        self.scratch.names[named as usize].known = id;
         id
     }
 
     /// The family that a sample name belongs to, as far as has been declared: its own if that has a type, else the
     /// one that its ending points to, else its own again.
-    pub(super) fn belongs_to(&self, named: Name) -> (Name, Suffix) {
-        let decoded = named.decode(self.body);
-        if self
-            .find_declaration(&decoded)
-            .is_some_and(|found| found.kind.is_some())
-        {
+    fn belongs_to(&self, named: u32) -> (u32, Suffix) {
+        let own = &self.scratch.names[named as usize];
+        if own.kind.is_some() {
             return (named, Suffix::Bare);
         }
+        let decoded = own.name.decode(self.body);
         for suffix in Suffix::ALL {
             let Some(base) = decoded.strip_suffix(suffix.as_str().as_bytes()) else {
                 continue;
@@ -228,44 +249,36 @@ impl Parser<'_> {
             if suffix == Suffix::Bare || base.is_empty() {
                 continue;
             }
-            if let Some(found) = self.find_declaration(base)
-                && found.kind.is_some_and(|kind| kind.suffixes().contains(&suffix))
+            let found = self
+                .guess(base)
+                .or_else(|| self.find_name(base, self.hash(base)));
+            if let Some(found) = found
+                && let Some(kind) = self.scratch.names[found as usize].kind
+                && kind.suffixes().contains(&suffix)
             {
-                return (found.name, suffix);
+                return (found, suffix);
             }
         }
         (named, Suffix::Bare)
     }
 
-    pub(super) fn group(&mut self, named: Name) -> u32 {
-        let body = self.body;
-        let decoded = named.decode(body);
-        let hash = self.hash(&decoded);
-        let groups = &self.index.groups;
-        let found = self
-            .scratch
-            .groups_by_name
-            .find(hash, |&id| groups[id as usize].name.decode(body) == decoded);
-        if let Some(&id) = found {
-            return id;
+    /// The family of a name, made at its first sight.
+    fn group(&mut self, named: u32) -> u32 {
+        let entry = &mut self.scratch.names[named as usize];
+        if entry.group == NONE {
+            entry.group = narrow(self.index.groups.len());
+            self.scratch.group_names.push(named);
+            self.index.groups.push(Group {
+                name: entry.name,
+                kind: None,
+                help: None,
+                unit: None,
+                suffixes: Suffixes::default(),
+                runs: (0, 0),
+                notes: 0,
+            });
         }
-        let declared = self.find_declaration(&decoded).copied();
-        let id = narrow(self.index.groups.len());
-        self.index.groups.push(Group {
-            name: named,
-            kind: declared.and_then(|found| found.kind),
-            help: None,
-            unit: None,
-            suffixes: Suffixes::default(),
-            runs: (0, 0),
-            notes: 0,
-        });
-        let hasher = self.hasher;
-        let groups = &self.index.groups;
-        self.scratch.groups_by_name.insert_unique(hash, id, |&id| {
-            hash_with(hasher, &groups[id as usize].name.decode(body))
-        });
-        id
+        entry.group
     }
 
     /// The shape of a plain line, made at its first sight; `None` for a line that is not plain.
@@ -329,26 +342,33 @@ impl Parser<'_> {
 
     /// Settles what could not be known earlier: TYPE lines that came after their samples, and where doubles hide.
     pub(super) fn finish(&mut self) {
-        let body = self.body;
+        self.close_run();
         let mut moved_to: Vec<u32> = Vec::new();
         for id in 0..self.scratch.known.len() {
-            let mut entry = self.scratch.known[id];
-            if entry.shapes_vary && (entry.empty_values || self.scratch.permuted) {
+            let Known {
+                named,
+                suffix,
+                group,
+                shapes_vary,
+                empty_values,
+                ..
+            } = self.scratch.known[id];
+            if shapes_vary && (empty_values || self.scratch.permuted) {
                 self.index.uncertain = true;
             }
-            if entry.suffix == Suffix::Bare {
-                let (family, suffix) = self.belongs_to(entry.name);
-                if suffix != Suffix::Bare {
-                    let target = self.group(family);
-                    self.index.groups[target as usize].suffixes.add(suffix.bit());
-                    self.index.groups[target as usize].notes |= self.index.groups[entry.group as usize].notes;
-                    moved_to.resize(self.index.groups.len(), NONE);
-                    moved_to[entry.group as usize] = target;
-                    entry.group = target;
-                    entry.suffix = suffix;
-                }
+            if suffix != Suffix::Bare {
+                continue;
             }
-            self.scratch.known[id] = entry;
+            let (family, suffix) = self.belongs_to(named);
+            if suffix != Suffix::Bare {
+                let target = self.group(family);
+                self.index.groups[target as usize].suffixes.add(suffix.bit());
+                self.index.groups[target as usize].notes |= self.index.groups[group as usize].notes;
+                moved_to.resize(self.index.groups.len(), NONE);
+                moved_to[group as usize] = target;
+                self.scratch.known[id].group = target;
+                self.scratch.known[id].suffix = suffix;
+            }
         }
         if !moved_to.is_empty() {
             moved_to.resize(self.index.groups.len(), NONE);
@@ -359,16 +379,11 @@ impl Parser<'_> {
                 }
             }
         }
-        for group in 0..self.index.groups.len() {
-            let declared = self
-                .find_declaration(&self.index.groups[group].name.decode(body))
-                .copied();
-            if let Some(declared) = declared {
-                let group = &mut self.index.groups[group];
-                group.kind = declared.kind;
-                group.help = declared.help;
-                group.unit = declared.unit;
-            }
+        for (group, &named) in self.index.groups.iter_mut().zip(&self.scratch.group_names) {
+            let declared = &self.scratch.names[named as usize];
+            group.kind = declared.kind;
+            group.help = declared.help;
+            group.unit = declared.unit;
         }
         for entry in &self.scratch.known {
             let group = &mut self.index.groups[entry.group as usize];
@@ -382,10 +397,11 @@ impl Parser<'_> {
                 group.notes |= Group::LACKS_LABEL;
             }
         }
+        self.scratch.doubles.mark(self.body, self.index);
         self.sort_runs();
     }
 
-    pub(super) fn sort_runs(&mut self) {
+    fn sort_runs(&mut self) {
         let runs = &self.index.runs;
         self.index.run_order.extend(0..narrow(runs.len()));
         self.index.run_order.sort_by_key(|&run| runs[run as usize].group);

@@ -4,7 +4,9 @@ use std::hash::{BuildHasher as _, Hasher as _};
 
 use super::super::line::{Line, Span};
 use super::super::model::Index;
+use super::super::block::{self, Block};
 use super::super::name;
+use super::Utf8;
 
 #[allow(
     clippy::cast_possible_truncation,
@@ -14,9 +16,13 @@ pub(super) fn narrow(value: usize) -> u32 {
     value as u32
 }
 
-/// Half a hash for a whole one: the table takes its low bits and its top bits.
-pub(super) fn spread(short: u32) -> u64 {
-    u64::from(short).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+/// A number for a whole hash: small ones differ in the top bits too.
+pub(super) fn spread(small: u32) -> u64 {
+    spread64(u64::from(small))
+}
+
+pub(super) fn spread64(word: u64) -> u64 {
+    word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 pub(super) fn hash_with(hasher: &foldhash::quality::RandomState, bytes: &[u8]) -> u64 {
@@ -37,31 +43,33 @@ pub(super) fn hash_names<'a>(
     hasher.finish()
 }
 
-/// Takes `bytes` into a running hash: sixteen at a time, multiplied and folded, under a key that nobody knows.
+/// Takes the bytes `from..end` of a line into a running hash: sixteen at a time, multiplied and folded, under a key that
+/// nobody knows. The last sixteen may reach back before `from`, into what was taken in already.
 ///
 /// Hashing piece by piece is what lets a line begin where the one before it ended being equal. A hash decides nothing
 /// alone: bytes are compared before a series counts as seen.
-#[inline]
-pub(super) fn absorb(hash: u64, bytes: &[u8], key: u64) -> u64 {
-    let mut hash = hash ^ (bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut rest = bytes;
-    while let Some((chunk, after)) = rest.split_first_chunk::<16>() {
-        let (low, high) = halves(chunk);
+#[inline(always)]
+pub(super) fn absorb(hash: u64, line: &[u8], from: usize, end: usize, key: u64) -> u64 {
+    let mut hash = hash ^ spread64((end - from) as u64);
+    let mut at = from;
+    while at + 16 < end {
+        let (low, high) = halves(block::at(line, at).expect("the text goes on after the block"));
         hash = fold(low ^ hash, high ^ key);
-        rest = after;
+        at += 16;
     }
-    if rest.is_empty() {
-        return fold(hash, key);
-    }
-    // The last sixteen bytes once more where there are that many, else the rest with zeros.
-    let mut last = [0; 16];
-    if let Some(chunk) = bytes.last_chunk::<16>() {
-        last = *chunk;
+    let (low, high) = if let Some(last) = line[..end].last_chunk() {
+        halves(last)
     } else {
-        last[..rest.len()].copy_from_slice(rest);
-    }
-    let (low, high) = halves(&last);
+        short_halves(&line[..end])
+    };
     fold(low ^ hash, high ^ key)
+}
+
+#[cold]
+fn short_halves(text: &[u8]) -> (u64, u64) {
+    let mut first = [0; 16];
+    first[..text.len()].copy_from_slice(text);
+    halves(&first)
 }
 
 #[inline]
@@ -80,21 +88,37 @@ pub(super) fn fold(a: u64, b: u64) -> u64 {
     folded
 }
 
-/// How many bytes `a` and `b` begin with in common.
-#[inline]
-pub(super) fn common_len(a: &[u8], b: &[u8]) -> usize {
+/// How many bytes `a` and `b` begin with in common, `limit` at most.
+#[inline(always)]
+pub(super) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
     let mut len = 0;
-    for (x, y) in a.chunks_exact(16).zip(b.chunks_exact(16)) {
-        let x: [u8; 16] = x.try_into().expect("chunks_exact gives sixteen");
-        let y: [u8; 16] = y.try_into().expect("chunks_exact gives sixteen");
-        let differ = u128::from_le_bytes(x) ^ u128::from_le_bytes(y);
-        if differ != 0 {
-            return len + (differ.trailing_zeros() / 8) as usize;
+    let (a_pairs, _) = a.as_chunks::<32>();
+    let (b_pairs, _) = b.as_chunks::<32>();
+    // Looking past the limit costs less than minding it.
+    for (x, y) in a_pairs.iter().zip(b_pairs) {
+        if x != y {
+            let halves = |pair: &[u8; 32]| -> (Block, Block) {
+                let (low, high) = pair.split_at(16);
+                (
+                    low.try_into().expect("half of 32"),
+                    high.try_into().expect("half of 32"),
+                )
+            };
+            let ((x0, x1), (y0, y1)) = (halves(x), halves(y));
+            let differ = block::differing(&x0, &y0) | block::differing(&x1, &y1) << 16;
+            return limit.min(len + differ.trailing_zeros() as usize);
         }
-        len += 16;
+        len += 32;
+        if len >= limit {
+            return limit;
+        }
     }
-    let tail = a[len..].iter().zip(&b[len..]).take_while(|(x, y)| x == y).count();
-    len + tail
+    limit.min(len + common_tail(&a[len..], &b[len..]))
+}
+
+#[cold]
+fn common_tail(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 
 pub(super) fn shape_names(index: &Index, id: u32) -> &[Span] {
@@ -126,47 +150,87 @@ pub(super) fn quoted_end(body: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The closing quote of a value that can be written as it is; `None` for any other.
-#[inline]
-pub(super) fn plain_value_end(body: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
+impl Utf8 {
+    fn of(body: &[u8]) -> Self {
+        if std::str::from_utf8(body).is_ok() {
+            Self::Whole
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// The closing quote of the label value that starts at `value`, of which the bytes before `at` were seen already;
+/// `None` for one that cannot be written as it is. Positions count from the start of the line.
+#[inline(always)]
+pub(super) fn value_end(
+    body: &[u8],
+    line: &[u8],
+    value: usize,
+    at: usize,
+    utf8: &mut Utf8,
+) -> Option<usize> {
+    // Most values end within sixteen bytes, and have nothing in them to look at.
+    if let Some(block) = block::at(line, at)
+        && *utf8 != Utf8::Broken
+        && line[at - 1] != b'\\'
+    {
+        let specials = block::specials(block);
+        let end = specials.trailing_zeros() as usize;
+        if specials != 0 && block[end & 15] == b'"' {
+            return Some(at + end);
+        }
+    }
+    any_value_end(body, line, value, at, utf8)
+}
+
+#[inline(never)]
+fn any_value_end(body: &[u8], line: &[u8], value: usize, at: usize, utf8: &mut Utf8) -> Option<usize> {
+    let mut from = at;
+    // A backslash just before may be the first half of an escape.
+    while from > value && line[from - 1] == b'\\' {
+        from -= 1;
+    }
     loop {
-        at += find_special(body.get(at..)?)?;
-        match body[at] {
-            b'"' => return Some(at),
-            b'\\' if matches!(body.get(at + 1), Some(b'\\' | b'"' | b'n')) => at += 2,
+        from += find_special(line.get(from..)?, *utf8 == Utf8::Unasked)?;
+        match line[from] {
+            b'"' => break,
+            b'\\' if matches!(line.get(from + 1), Some(b'\\' | b'"' | b'n')) => from += 2,
+            0x80.. => *utf8 = Utf8::of(body),
             _ => return None,
         }
     }
+    if *utf8 == Utf8::Broken && std::str::from_utf8(&line[value..from]).is_err() {
+        return None;
+    }
+    Some(from)
 }
 
-/// The first quote, backslash or line feed. Most values are short: eight bytes at a time cost less than a call.
-#[inline]
-pub(super) fn find_special(text: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    let mut at = 0;
-    let mut rest = text;
-    for _ in 0..4 {
-        let Some((chunk, after)) = rest.split_first_chunk::<8>() else {
-            break;
-        };
-        let word = u64::from_le_bytes(*chunk);
-        let hits = zero_bytes(word ^ (ONES * u64::from(b'"')))
-            | zero_bytes(word ^ (ONES * u64::from(b'\\')))
-            | zero_bytes(word ^ (ONES * u64::from(b'\n')));
-        if hits != 0 {
-            return Some(at + (hits.trailing_zeros() / 8) as usize);
-        }
-        at += 8;
-        rest = after;
+/// The first quote, backslash or line feed, and if asked for the first byte outside ASCII.
+fn find_special(text: &[u8], beyond_ascii: bool) -> Option<usize> {
+    if !beyond_ascii {
+        return memchr::memchr3(b'"', b'\\', b'\n', text);
     }
-    memchr::memchr3(b'"', b'\\', b'\n', rest).map(|found| at + found)
+    let (blocks, rest) = text.as_chunks::<16>();
+    for (index, block) in blocks.iter().enumerate() {
+        let specials = block::specials(block);
+        if specials != 0 {
+            return Some(16 * index + specials.trailing_zeros() as usize);
+        }
+    }
+    let found = rest
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | b'\n' | 0x80..))?;
+    Some(16 * blocks.len() + found)
 }
 
 /// Names and values of plain labels by turns, from after the opening brace; gives the closing one's position.
-pub(super) fn collect_plain(body: &[u8], start: usize, spans: &mut Vec<Span>) -> Option<usize> {
+pub(super) fn collect_plain(
+    body: &[u8],
+    start: usize,
+    spans: &mut Vec<Span>,
+    utf8: &mut Utf8,
+) -> Option<usize> {
     let mut at = start;
     loop {
         let len = name::label_name_len(body.get(at..)?);
@@ -175,7 +239,7 @@ pub(super) fn collect_plain(body: &[u8], start: usize, spans: &mut Vec<Span>) ->
         }
         spans.push(Span::new(at, at + len));
         let value = at + len + 2;
-        at = plain_value_end(body, value)? + 1;
+        at = value_end(body, body, value, value, utf8)? + 1;
         spans.push(Span::new(value, at - 1));
         match body.get(at) {
             Some(b',') => at += 1,

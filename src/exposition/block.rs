@@ -1,0 +1,70 @@
+//! Sixteen bytes at a time (core).
+//!
+//! What is asked of a block comes back as a mask: bit `n` is about byte `n`. One comparison answers for all sixteen,
+//! where a loop would guess its end wrong at every short token.
+
+use wide::u8x16;
+
+pub(super) type Block = [u8; 16];
+
+/// The sixteen bytes at `at`; `None` where the text ends before.
+#[inline(always)]
+pub(super) fn at(text: &[u8], at: usize) -> Option<&Block> {
+    text.get(at..)?.first_chunk()
+}
+
+/// Bytes that differ.
+#[inline(always)]
+pub(super) fn differing(a: &Block, b: &Block) -> u32 {
+    u8x16::new(*a).simd_eq(u8x16::new(*b)).to_bitmask() ^ 0xffff
+}
+
+/// Quotes, backslashes, line feeds, and bytes outside ASCII.
+#[inline(always)]
+pub(super) fn specials(block: &Block) -> u32 {
+    let bytes = u8x16::new(*block);
+    let is = |byte| bytes.simd_eq(u8x16::splat(byte));
+    // The mask takes the top bit of each byte.
+    (is(b'"') | is(b'\\') | is(b'\n') | bytes).to_bitmask()
+}
+
+/// Decimal digits.
+#[inline(always)]
+pub(super) fn digits(block: &Block) -> u32 {
+    let bytes = u8x16::new(*block) - u8x16::splat(b'0');
+    bytes.simd_eq(bytes.min(u8x16::splat(9))).to_bitmask()
+}
+
+/// Blanks and line feeds.
+#[inline(always)]
+pub(super) fn gaps(block: &Block) -> u32 {
+    let bytes = u8x16::new(*block);
+    (bytes.simd_eq(u8x16::splat(b' ')) | bytes.simd_eq(u8x16::splat(b'\n'))).to_bitmask()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_say_what_each_byte_is() {
+        for byte in 0..=255_u8 {
+            for at in 0..16 {
+                let mut block = *b"abcdefghijklmnop";
+                block[at] = byte;
+                let bit = |is: bool| u32::from(is) << at;
+                assert_eq!(
+                    specials(&block),
+                    bit(matches!(byte, b'"' | b'\\' | b'\n' | 0x80..))
+                );
+                assert_eq!(digits(&block), bit(byte.is_ascii_digit()));
+                assert_eq!(gaps(&block), bit(matches!(byte, b' ' | b'\n')));
+                let letters = b"abcdefghijklmnop";
+                assert_eq!(differing(&block, letters), bit(byte != letters[at]));
+            }
+        }
+        assert_eq!(at(b"abcdefghijklmnopq", 1), Some(b"bcdefghijklmnopq"));
+        assert_eq!(at(b"abcdefghijklmnopq", 2), None);
+        assert_eq!(at(b"", 2), None);
+    }
+}

@@ -1,0 +1,414 @@
+//! The fast path: lines in the plain spelling, compared with the last line of their name (core).
+
+use super::super::line::{Name, Span};
+use super::super::model::Sample;
+use super::super::{block, name, number};
+use super::scan::{
+    absorb, collect_plain, common_len, hash_names, narrow, shape_names, spread, token_end, value_end,
+};
+use super::{NONE, Parser, Place, Scratch};
+
+/// The identity of a sample in the plain spelling.
+struct Series {
+    /// `NONE` without labels.
+    shape: u32,
+    hash: u64,
+    /// Bytes up to the closing brace, or of the name.
+    len: usize,
+}
+
+impl Parser<'_> {
+    /// Keeps the sample at `start`, and the ones after it that are like it, and gives the position after them; `None`
+    /// for a line that is not plain or whose label names are new in this order.
+    pub(super) fn read_plain(&mut self, start: usize) -> Option<usize> {
+        let body = self.body;
+        let line = &body[start..];
+        let (id, same) = self.match_name(start)?;
+        let known = &self.scratch.known[id as usize];
+        let series = if line.get(known.name_len as usize) != Some(&b'{') {
+            self.match_bare(id, start)
+        } else if same > 0 {
+            match self.match_labels(id, start, same) {
+                Some(series) => series,
+                None => self.learn_labels(id, start)?,
+            }
+        } else {
+            self.learn_labels(id, start)?
+        };
+        let (mut at, mut flags, shape) = match series.shape {
+            NONE => (series.len, 0, 0),
+            // Past the closing brace.
+            shape => (series.len + 1, Sample::LABELS, shape),
+        };
+        if *line.get(at)? != b' ' {
+            return None;
+        }
+        at += 1;
+        let mut end = match number::value_end(line, at) {
+            Some(end) => end,
+            None => self.float_end(start, at)?,
+        };
+        if line.get(end) != Some(&b'\n') {
+            if line.get(end) == Some(&b' ') {
+                end = self.timestamp_end(start, end)?;
+                flags |= Sample::TIMESTAMP;
+                self.index.has_timestamps = true;
+            }
+            match line.get(end) {
+                Some(b'\n') => {}
+                None if !self.open_metrics => {}
+                _ => return None,
+            }
+        }
+        let positions = [start, start + series.len, start + end].map(narrow);
+        self.keep(
+            id,
+            Sample::new(positions[0], positions[1], positions[2], flags, shape),
+            series.hash,
+        );
+        let next = (start + end + 1).min(body.len());
+        if self.scratch.known[id as usize].steady {
+            return Some(self.read_alike(id, next));
+        }
+        Some(next)
+    }
+
+    #[inline(never)]
+    fn float_end(&self, start: usize, at: usize) -> Option<usize> {
+        let line = &self.body[start..];
+        let end = token_end(line, at);
+        number::is_float(&line[at..end]).then_some(end)
+    }
+
+    /// The end of the timestamp after the blank at `blank`.
+    #[inline(never)]
+    fn timestamp_end(&self, start: usize, blank: usize) -> Option<usize> {
+        let line = &self.body[start..];
+        if self.open_metrics && line[blank..].starts_with(b" # {") {
+            // Exemplars are rare, and their rules are many.
+            return None;
+        }
+        let end = token_end(line, blank + 1);
+        let token = &line[blank + 1..end];
+        let fits = if self.open_metrics {
+            number::is_seconds(token)
+        } else {
+            number::parse_millis(token).is_some()
+        };
+        fits.then_some(end)
+    }
+
+    /// The name at `start`, guessed from the sample before, and how many bytes are as in that name's last line; 0 where
+    /// there is none to compare with.
+    #[inline(always)]
+    fn match_name(&mut self, start: usize) -> Option<(u32, usize)> {
+        if let Some(last) = self.scratch.known.get(self.last as usize) {
+            let next = last.next;
+            if let Some(same) = self.compare(self.last, start) {
+                return Some((self.last, same));
+            }
+            if next != NONE
+                && let Some(same) = self.compare(next, start)
+            {
+                return Some((next, same));
+            }
+        }
+        self.find_name_at(start)
+    }
+
+    #[inline(never)]
+    fn find_name_at(&mut self, start: usize) -> Option<(u32, usize)> {
+        let rest = &self.body[start..];
+        let len = name::metric_name_len(rest);
+        if len == 0 || len > self.max_value_len || !matches!(rest.get(len), Some(b'{' | b' ')) {
+            return None;
+        }
+        let id = self.know(Name {
+            span: Span::new(start, start + len),
+            quoted: false,
+        });
+        match self.compare(id, start) {
+            Some(same) => Some((id, same)),
+            None if self.scratch.known[id as usize].quoted => None,
+            None => Some((id, 0)),
+        }
+    }
+
+    /// How many bytes at `start` are as in the last line of a name; `None` where it is another name.
+    #[inline(always)]
+    fn compare(&self, id: u32, start: usize) -> Option<usize> {
+        let known = &self.scratch.known[id as usize];
+        let (name_len, series_len) = (known.name_len as usize, known.series_len as usize);
+        let before = &self.body[known.line_start as usize..];
+        let line = &self.body[start..];
+        // The brace, or the blank of a series without labels: so that the name is known to end there.
+        if series_len == 0 || line.get(name_len) != before.get(name_len) {
+            return None;
+        }
+        let same = common_len(before, line, series_len + 1);
+        (same > name_len).then_some(same.min(series_len))
+    }
+
+    fn match_bare(&mut self, id: u32, start: usize) -> Series {
+        self.note_shape(id, NONE);
+        let known = &mut self.scratch.known[id as usize];
+        known.line_start = narrow(start);
+        known.series_len = known.name_len;
+        known.n_places = 0;
+        known.steady = false;
+        let len = known.name_len as usize;
+        Series {
+            shape: NONE,
+            hash: self.name_hash(len),
+            len,
+        }
+    }
+
+    /// Matches the labels of the line at `start` against the last line of its name, of which `same` bytes are equal, and
+    /// remembers it as the last line.
+    #[inline(always)]
+    fn match_labels(&mut self, id: u32, start: usize, same: usize) -> Option<Series> {
+        let body = self.body;
+        let Scratch { known, places, .. } = &mut *self.scratch;
+        let known = &mut known[id as usize];
+        let places = &mut places[known.places as usize..][..known.n_places as usize];
+        let line = &body[start..];
+        let before = &body[known.line_start as usize..];
+        let series_len = known.series_len as usize;
+        // Until this line has been matched whole, its places are half the other line's.
+        known.series_len = 0;
+        // Values before the first difference stay where they are.
+        let mut index = places
+            .iter()
+            .rposition(|place| (place.end as usize) < same)
+            .map_or(0, |last| last + 1);
+        let first = index;
+        let (mut hash, mut segment) = match places[..index].last() {
+            Some(last) => (last.hash, last.end as usize + 1),
+            None => (self.seed, known.name_len as usize),
+        };
+        // Both lines are equal up to here: `at` in this one, `old` in the one before.
+        let (mut at, mut old) = (same, same);
+        while let Some(place) = places.get_mut(index) {
+            // The name of the label differs, or what stands around it.
+            if old < place.start as usize {
+                return None;
+            }
+            let value = at - (old - place.start as usize);
+            let end = value_end(body, line, value, at, &mut self.utf8)?;
+            if end - value > self.max_value_len {
+                return None;
+            }
+            known.empty_values |= end == value;
+            hash = absorb(hash, line, segment, end + 1, self.key);
+            at = end + 1;
+            old = place.end as usize + 1;
+            *place = Place {
+                start: narrow(value),
+                end: narrow(end),
+                hash,
+            };
+            segment = end + 1;
+            index += 1;
+            if index == places.len() {
+                break;
+            }
+            let more = common_len(&before[old..], &line[at..], (series_len + 1).saturating_sub(old));
+            at += more;
+            old += more;
+            // Values that are equal but stand elsewhere.
+            while let Some(place) = places.get_mut(index)
+                && (place.end as usize) < old
+            {
+                let (value, end) = (at - (old - place.start as usize), at - (old - place.end as usize));
+                hash = absorb(hash, line, segment, end + 1, self.key);
+                *place = Place {
+                    start: narrow(value),
+                    end: narrow(end),
+                    hash,
+                };
+                segment = end + 1;
+                index += 1;
+            }
+        }
+        // All values are matched; the brace must follow.
+        if line.get(segment) != Some(&b'}') {
+            return None;
+        }
+        known.steady |= first + 1 == places.len();
+        known.line_start = narrow(start);
+        known.series_len = narrow(segment);
+        if let Some(bound) = self.ambient.position()
+            && let Some(place) = places.get(known.bounds[bound] as usize)
+            && (known.bounds[bound] as usize >= first || known.noted != self.ambient)
+        {
+            known.noted = self.ambient;
+            let text = &line[place.start as usize..];
+            let len = (place.end - place.start) as usize;
+            self.bounds.add(text, len, known.group, &mut self.index.groups);
+        }
+        Some(Series {
+            shape: known.shape,
+            hash,
+            len: segment,
+        })
+    }
+
+    /// Keeps the lines at `start` that differ from the last line of their name in the last label's value only (the
+    /// buckets of one histogram, say), and gives the position after them.
+    #[inline(never)]
+    fn read_alike(&mut self, id: u32, start: usize) -> usize {
+        let body = self.body;
+        let Scratch {
+            known,
+            places,
+            doubles,
+            ..
+        } = &mut *self.scratch;
+        let known = &mut known[id as usize];
+        let places = &mut places[known.places as usize..][..known.n_places as usize];
+        let Some((last, others)) = places.split_last_mut() else {
+            return start;
+        };
+        let (hash, segment) = match others.last() {
+            Some(place) => (place.hash, place.end as usize + 1),
+            None => (self.seed, known.name_len as usize),
+        };
+        let value = last.start as usize;
+        let before = &body[known.line_start as usize..];
+        let is_bound = self
+            .ambient
+            .position()
+            .is_some_and(|bound| known.bounds[bound] as usize == others.len());
+        let (group, shape, salt) = (known.group, known.shape, spread(id));
+        let mut at = start;
+        while self.index.samples.len() < self.max_samples {
+            let line = &body[at..];
+            let Some(text) = line.get(value..) else {
+                break;
+            };
+            let Some(block) = text.first_chunk() else {
+                break;
+            };
+            if common_len(before, line, value) < value {
+                break;
+            }
+            let specials = block::specials(block);
+            let len = specials.trailing_zeros() as usize;
+            // Empty values, long ones and such with escapes need a closer look.
+            if specials == 0 || block[len & 15] != b'"' || len.wrapping_sub(1) >= self.max_value_len {
+                break;
+            }
+            if text.get(len + 1..len + 3) != Some(b"} ") {
+                break;
+            }
+            let Some(end) = number::value_end(text, len + 3) else {
+                break;
+            };
+            if text.get(end) != Some(&b'\n') {
+                break;
+            }
+            if is_bound {
+                self.bounds.add(text, len, group, &mut self.index.groups);
+            }
+            let quote = value + len;
+            let hash = absorb(hash, line, segment, quote + 1, self.key);
+            let positions = [at, at + quote + 1, at + value + end].map(narrow);
+            self.index.samples.push(Sample::new(
+                positions[0],
+                positions[1],
+                positions[2],
+                Sample::LABELS,
+                shape,
+            ));
+            doubles.push(hash ^ salt);
+            known.line_start = positions[0];
+            known.series_len = narrow(quote + 1);
+            last.end = narrow(quote);
+            last.hash = hash;
+            at += value + end + 1;
+        }
+        known.steady = at > start;
+        at
+    }
+
+    /// Reads the labels of a line in the plain spelling without a line to compare with, and remembers it as one. `None`
+    /// where the label names are new in this order.
+    #[inline(never)]
+    fn learn_labels(&mut self, id: u32, start: usize) -> Option<Series> {
+        let body = self.body;
+        let mut spans = std::mem::take(&mut self.scratch.spans);
+        spans.clear();
+        let name_len = self.scratch.known[id as usize].name_len as usize;
+        let plain = collect_plain(body, start + name_len + 1, &mut spans, &mut self.utf8);
+        // Names and values by turns.
+        let names = || spans.iter().step_by(2).map(|span| span.of(body));
+        let shape = plain.and_then(|_| {
+            let hash = hash_names(self.hasher, names());
+            let index = &self.index;
+            let by_names = &self.scratch.shapes_by_names;
+            by_names
+                .find(hash, |&id| {
+                    shape_names(index, id)
+                        .iter()
+                        .map(|span| span.of(body))
+                        .eq(names())
+                })
+                .copied()
+        });
+        let fits = spans
+            .iter()
+            .skip(1)
+            .step_by(2)
+            .all(|value| value.len() <= self.max_value_len);
+        let Some((shape, series_end)) = shape.zip(plain).filter(|_| fits) else {
+            self.scratch.spans = spans;
+            return None;
+        };
+        self.note_shape(id, shape);
+        let line = &body[start..];
+        let mut hash = self.seed;
+        let mut segment = name_len;
+        let n_labels = spans.len() / 2;
+        let Scratch {
+            known: all, places, ..
+        } = &mut *self.scratch;
+        let known = &mut all[id as usize];
+        if (known.places_room as usize) < n_labels {
+            known.places = narrow(places.len());
+            known.places_room = narrow(n_labels);
+            places.resize(places.len() + n_labels, Place::default());
+        }
+        for (index, pair) in spans.chunks_exact(2).enumerate() {
+            let (value, end) = (pair[1].start as usize - start, pair[1].end as usize - start);
+            hash = absorb(hash, line, segment, end + 1, self.key);
+            places[known.places as usize + index] = Place {
+                start: narrow(value),
+                end: narrow(end),
+                hash,
+            };
+            segment = end + 1;
+            known.empty_values |= value == end;
+        }
+        known.n_places = narrow(n_labels);
+        known.line_start = narrow(start);
+        known.series_len = narrow(series_end - start);
+        known.noted = self.ambient;
+        known.steady = true;
+        let bound = self
+            .ambient
+            .position()
+            .and_then(|bound| spans.get(2 * known.bounds[bound] as usize + 1).copied());
+        if let Some(bound) = bound {
+            let text = &body[bound.start as usize..];
+            self.bounds
+                .add(text, bound.len(), known.group, &mut self.index.groups);
+        }
+        self.scratch.spans = spans;
+        Some(Series {
+            shape,
+            hash,
+            len: series_end - start,
+        })
+    }
+}
