@@ -694,12 +694,19 @@ mod tests {
     #[test]
     fn half_a_character_is_no_value_however_it_is_found() {
         // Prometheus takes anything in a comment, so that alone refuses nothing.
-        let start = b"# \xff\na{x=\"\xc3\xa9\"} 1\n";
+        let start = b"# \xff\na{x=\"\xc3\xa9\"} 1\na{x=\"\xc3\xa9\"} 2\n";
         check(start);
         assert!(indexed(start, false, &Limits::default(), true).starts_with("Index"));
-        let body = [&start[..], b"a{x=\"\xc3\"} 1\n"].concat();
+        let body = [&start[..], b"a{x=\"\xc3\"} 1\na{x=\"longer than a block\"} 1\n"].concat();
         check(&body);
         assert!(indexed(&body, false, &Limits::default(), true).contains("not UTF-8"));
+    }
+
+    #[test]
+    fn the_odd_one_among_lines_alike_is_found() {
+        for odd in ["a{x=\"\"} 1", "a{x=\"fourteen bytes\"} 1", "a{x=.3\"} 1", "a{y=\"3\"} 1", "a{x=\"3\",} 1", "a{x=\"3\"}  1"] {
+            check(format!("a{{x=\"1\"}} 1\na{{x=\"2\"}} 1\n{odd}\na 1\na{{x=\"4\"}} 12345678901234\n").as_bytes());
+        }
     }
 
     #[test]

@@ -26,7 +26,12 @@ impl Parser<'_> {
         let (id, same) = self.match_name(start)?;
         let known = &self.scratch.known[id as usize];
         let series = if line.get(known.name_len as usize) != Some(&b'{') {
-            self.match_bare(id, start)
+            let len = known.name_len as usize;
+            Series {
+                shape: NONE,
+                hash: self.name_hash(len),
+                len,
+            }
         } else if same > 0 {
             match self.match_labels(id, start, same) {
                 Some(series) => series,
@@ -59,6 +64,10 @@ impl Parser<'_> {
                 None if !self.open_metrics => {}
                 _ => return None,
             }
+        }
+        if series.shape == NONE {
+            // Not before: `a {b="c"} 1` begins like one.
+            self.note_bare(id, start);
         }
         let positions = [start, start + series.len, start + end].map(narrow);
         self.keep(
@@ -149,19 +158,14 @@ impl Parser<'_> {
         (same > name_len).then_some(same.min(series_len))
     }
 
-    fn match_bare(&mut self, id: u32, start: usize) -> Series {
+    /// Remembers a line without labels as the last one of its name.
+    fn note_bare(&mut self, id: u32, start: usize) {
         self.note_shape(id, NONE);
         let known = &mut self.scratch.known[id as usize];
         known.line_start = narrow(start);
         known.series_len = known.name_len;
         known.n_places = 0;
         known.steady = false;
-        let len = known.name_len as usize;
-        Series {
-            shape: NONE,
-            hash: self.name_hash(len),
-            len,
-        }
     }
 
     /// Matches the labels of the line at `start` against the last line of its name, of which `same` bytes are equal, and
