@@ -8,6 +8,7 @@
 //! Edges: bytes in, bytes out. No I/O, no clock. The seeds of the hash tables never show in the output.
 
 mod block;
+mod chunks;
 mod dedup;
 mod gzip;
 mod line;

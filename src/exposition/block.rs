@@ -42,6 +42,20 @@ pub(super) fn gaps(block: &Block) -> u32 {
     (bytes.simd_eq(u8x16::splat(b' ')) | bytes.simd_eq(u8x16::splat(b'\n'))).to_bitmask()
 }
 
+/// Asks for the memory around `at`, where the text goes on that far: it takes longer to come than to be worked through,
+/// and the processor only guesses right as long as one body is read from front to back.
+#[inline(always)]
+pub(super) fn prefetch(text: &[u8], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in [at, at + 64] {
+        if let Some(byte) = text.get(line) {
+            safe_arch::prefetch_t0(byte);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (text, at);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

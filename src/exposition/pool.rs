@@ -80,8 +80,7 @@ impl Pool {
     }
 
     /// Takes a chunk back that [`Merged::write`] gave, for the next one.
-    pub fn give_back(&self, mut chunk: Vec<u8>) {
-        chunk.clear();
+    pub fn give_back(&self, chunk: Vec<u8>) {
         let mut kept = self.kept();
         if kept.bytes + chunk.capacity() <= self.shared.max_bytes {
             kept.bytes += chunk.capacity();
@@ -89,8 +88,8 @@ impl Pool {
         }
     }
 
-    /// An empty buffer of at least this capacity.
-    pub(super) fn chunk(&self, capacity: usize) -> Vec<u8> {
+    /// A buffer of at least this length, whatever is in it: to clear it would cost another pass over its bytes.
+    pub(super) fn chunk(&self, len: usize) -> Vec<u8> {
         let found = {
             let mut kept = self.kept();
             let found = kept.chunks.pop();
@@ -98,7 +97,9 @@ impl Pool {
             found
         };
         let mut chunk = found.unwrap_or_default();
-        chunk.reserve(capacity);
+        if chunk.len() < len {
+            chunk.resize(len, 0);
+        }
         chunk
     }
 

@@ -1,5 +1,7 @@
 //! The answer: families in order, each once, written in chunks (core).
 
+use super::block;
+use super::chunks::{Chunks, Padded};
 use super::dedup::{self, Place};
 use super::line::Line;
 use super::model::{Ambient, Group, Run, Sample, Suffix, Suffixes, Type};
@@ -28,10 +30,10 @@ pub struct Merged {
 #[derive(Debug, Default)]
 struct Context {
     /// The added labels after others: `,a="b",c="d"`.
-    after_labels: Vec<u8>,
+    after_labels: Padded,
     /// The added labels on their own: `{a="b",c="d"}`.
-    alone: Vec<u8>,
-    /// Shapes with a label that an added one pushes aside.
+    alone: Padded,
+    /// Shapes with a label that an added one pushes aside; empty where there are none.
     clashes: Vec<bool>,
 }
 
@@ -103,12 +105,14 @@ fn order_metrics(
 impl Context {
     fn new(part: &Part) -> Self {
         let mut context = Self::default();
+        let mut labels = Vec::new();
         for (label, value) in part.labels.iter().filter(|(_, value)| !value.is_empty()) {
-            context.after_labels.push(b',');
-            name::write_label(label.as_bytes(), value.as_bytes(), &mut context.after_labels);
+            labels.push(b',');
+            name::write_label(label.as_bytes(), value.as_bytes(), &mut labels);
         }
-        if !context.after_labels.is_empty() {
-            context.alone = [b"{", &context.after_labels[1..], b"}"].concat();
+        if !labels.is_empty() {
+            context.alone = Padded::new([b"{", &labels[1..], b"}"].concat());
+            context.after_labels = Padded::new(labels);
         }
         if let Some(exposition) = &part.exposition {
             let index = &exposition.index;
@@ -126,6 +130,9 @@ impl Context {
                         .any(pushed)
                 })
                 .collect();
+            if !context.clashes.contains(&true) {
+                context.clashes = Vec::new();
+            }
         }
         context
     }
@@ -159,31 +166,24 @@ impl Merged {
 
     /// Writes the answer in chunks of about `chunk_bytes`; stops early when `sink` returns false.
     pub fn write(&self, chunk_bytes: usize, sink: &mut dyn FnMut(Vec<u8>) -> bool) {
-        let mut out = Out {
-            buffer: Vec::new(),
-            pool: self.pool.as_ref(),
-            chunk_bytes: chunk_bytes.max(1),
-            sink,
-            stopped: false,
-        };
-        out.buffer = out.fresh();
-        let mut line = Line::default();
+        let mut out = Chunks::new(chunk_bytes, self.pool.as_ref(), sink);
+        let mut careful = Careful::default();
         for (family_id, family) in (0..).zip(&self.families) {
-            self.write_family(family_id, family, &mut line, &mut out);
-            if out.stopped {
+            self.write_family(family_id, family, &mut careful, &mut out);
+            if out.stopped() {
                 return;
             }
         }
         if self.answer.format == Format::OpenMetrics {
-            out.buffer.extend_from_slice(b"# EOF\n");
+            out.push(b"# EOF\n");
         }
-        if !out.buffer.is_empty() {
-            (out.sink)(out.buffer);
-        }
+        out.finish();
     }
 
-    fn write_family(&self, family_id: u32, family: &Family, line: &mut Line, out: &mut Out<'_>) {
-        self.write_metadata(family, &mut out.buffer);
+    fn write_family(&self, family_id: u32, family: &Family, careful: &mut Careful, out: &mut Chunks<'_>) {
+        careful.text.clear();
+        self.write_metadata(family, &mut careful.text);
+        out.push(&careful.text);
         if family.name == b"up" && family.kind == Type::Gauge {
             self.write_up(out);
         }
@@ -198,14 +198,9 @@ impl Merged {
                     entry_id = entry_id.max(entry);
                     let entry = &family.entries[entry as usize];
                     if let Some(block) = self.block(family, entry, run) {
-                        block.write(
-                            block.exposition.index.samples[sample as usize],
-                            line,
-                            &mut out.buffer,
-                        );
-                        out.flush();
+                        block.write(&block.exposition.index.samples[sample as usize..][..1], careful, out);
                     }
-                    if out.stopped {
+                    if out.stopped() {
                         return;
                     }
                 }
@@ -213,9 +208,10 @@ impl Merged {
                 let runs = exposition.index.groups[entry.group as usize].runs;
                 for run in runs.0..runs.1 {
                     if let Some(block) = self.block(family, entry, run) {
-                        block.write_all(line, out);
+                        let samples = &block.exposition.index.samples[block.run.first as usize..];
+                        block.write(&samples[..block.run.len as usize], careful, out);
                     }
-                    if out.stopped {
+                    if out.stopped() {
                         return;
                     }
                 }
@@ -254,14 +250,14 @@ impl Merged {
         }
     }
 
-    fn write_up(&self, out: &mut Out<'_>) {
+    fn write_up(&self, out: &mut Chunks<'_>) {
         for (part, context) in self.parts.iter().zip(&self.contexts) {
             let Some(up) = part.up else {
                 continue;
             };
-            out.buffer.extend_from_slice(b"up");
-            out.buffer.extend_from_slice(&context.alone);
-            out.buffer.extend_from_slice(if up { b" 1\n" } else { b" 0\n" });
+            out.push(b"up");
+            out.push(context.alone.text());
+            out.push(if up { b" 1\n" } else { b" 0\n" });
             out.flush();
         }
     }
@@ -300,31 +296,25 @@ impl Merged {
     }
 }
 
-struct Out<'a> {
-    buffer: Vec<u8>,
-    pool: Option<&'a Pool>,
-    chunk_bytes: usize,
-    sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
-    stopped: bool,
+/// How far ahead of the copying memory is asked for.
+const AHEAD: usize = 2048;
+
+/// How a sample gets into the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Its bytes as they are, the added labels between them.
+    Copied,
+    /// Taken apart and put together again.
+    Anew,
+    /// Not at all.
+    LeftOut,
 }
 
-impl Out<'_> {
-    /// A buffer for one chunk, and for the sample that goes past its end.
-    fn fresh(&self) -> Vec<u8> {
-        let capacity = self.chunk_bytes + self.chunk_bytes / 8;
-        match self.pool {
-            Some(pool) => pool.chunk(capacity),
-            None => Vec::with_capacity(capacity),
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.buffer.len() >= self.chunk_bytes {
-            let next = self.fresh();
-            let full = std::mem::replace(&mut self.buffer, next);
-            self.stopped |= !(self.sink)(full);
-        }
-    }
+/// What it takes to write a sample anew; reused from sample to sample.
+#[derive(Debug, Default)]
+struct Careful {
+    line: Line,
+    text: Vec<u8>,
 }
 
 /// One run of one part, on its way into one family.
@@ -346,65 +336,105 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    fn write_all(&self, line: &mut Line, out: &mut Out<'_>) {
-        let first = self.run.first as usize;
-        for &sample in &self.exposition.index.samples[first..first + self.run.len as usize] {
-            self.write(sample, line, &mut out.buffer);
+    /// Writes samples that follow each other in the body.
+    fn write(&self, samples: &[Sample], careful: &mut Careful, out: &mut Chunks<'_>) {
+        let body = &self.exposition.body[..];
+        let mut odd = Sample::ODD | Sample::EXEMPLAR | Sample::DROPPED;
+        if !self.same_time {
+            odd |= Sample::TIMESTAMP;
+        }
+        let look = self.renamed
+            || self.filter.is_some()
+            || !self.context.clashes.is_empty()
+            || self.bounds != Bounds::default();
+        // What comes after the labels of one sample and before those of the next mostly stands together in the body, and
+        // is copied at once: from the first of these places, where the line ends at the second.
+        let mut begun: Option<(usize, usize)> = None;
+        for sample in samples {
+            if sample.has(odd) || look {
+                match self.way(*sample, &mut careful.line) {
+                    Way::Copied => {}
+                    way => {
+                        if let Some((from, end)) = begun.take() {
+                            out.copy(body, from, end);
+                            out.push(b"\n");
+                        }
+                        if way == Way::Anew {
+                            self.write_anew(*sample, careful);
+                            out.push(&careful.text);
+                        }
+                        continue;
+                    }
+                }
+            }
+            let (start, labels_at) = (sample.start as usize, sample.series_end as usize);
+            block::prefetch(body, start + AHEAD);
+            match begun {
+                // Past the line feed: a line that can be copied has nothing else after its value.
+                Some((from, end)) if end + 1 == start => out.copy(body, from, labels_at),
+                Some((from, end)) => {
+                    out.copy(body, from, end);
+                    out.push(b"\n");
+                    out.copy(body, start, labels_at);
+                }
+                None => out.copy(body, start, labels_at),
+            }
+            let labels = if sample.has(Sample::LABELS) {
+                &self.context.after_labels
+            } else {
+                &self.context.alone
+            };
+            out.copy(&labels.padded, 0, labels.len);
+            begun = Some((labels_at, sample.end as usize));
             out.flush();
-            if out.stopped {
+            if out.stopped() {
                 return;
             }
         }
+        if let Some((from, end)) = begun {
+            out.copy(body, from, end);
+            out.push(b"\n");
+        }
+        out.flush();
     }
 
-    fn write(&self, sample: Sample, line: &mut Line, out: &mut Vec<u8>) {
+    fn way(&self, sample: Sample, line: &mut Line) -> Way {
         if sample.has(Sample::DROPPED) {
-            return;
+            return Way::LeftOut;
         }
         if let Some(filter) = self.filter
             && !filter.has(self.exposition.suffix(self.group, &sample, line))
         {
-            return;
+            return Way::LeftOut;
         }
-        if self.is_careful(sample) {
-            self.write_careful(sample, line, out);
-            return;
-        }
-        let body = &self.exposition.body;
-        let series_end = sample.series_end as usize;
-        out.extend_from_slice(&body[sample.start as usize..series_end]);
-        if sample.has(Sample::LABELS) {
-            out.extend_from_slice(&self.context.after_labels);
-        } else {
-            out.extend_from_slice(&self.context.alone);
-        }
-        out.extend_from_slice(&body[series_end..sample.end as usize]);
-        out.push(b'\n');
-    }
-
-    /// Whether a sample cannot be written by copying.
-    fn is_careful(&self, sample: Sample) -> bool {
         if self.renamed
             || sample.has(Sample::ODD | Sample::EXEMPLAR)
             || sample.has(Sample::TIMESTAMP) && !self.same_time
         {
-            return true;
+            return Way::Anew;
         }
         if !sample.has(Sample::LABELS) {
-            return false;
+            return Way::Copied;
         }
         let shape = &self.exposition.index.shapes[sample.shape()];
-        self.context.clashes[sample.shape()]
-            || self.bounds.sign_infinity && shape.le.is_some()
+        let pushed = self.context.clashes.get(sample.shape()) == Some(&true);
+        let respelled = self.bounds.sign_infinity && shape.le.is_some()
             || match self.bounds.respell {
                 Ambient::Other => false,
                 Ambient::Histogram => shape.le.is_some(),
                 Ambient::Summary => shape.quantile.is_some(),
-            }
+            };
+        if pushed || respelled {
+            Way::Anew
+        } else {
+            Way::Copied
+        }
     }
 
-    /// Takes the line apart and writes it anew.
-    fn write_careful(&self, sample: Sample, line: &mut Line, out: &mut Vec<u8>) {
+    /// Takes the line apart and writes it anew, into `careful.text`.
+    fn write_anew(&self, sample: Sample, careful: &mut Careful) {
+        let Careful { line, text: out } = careful;
+        out.clear();
         let body = &self.exposition.body;
         if line
             .read(body, sample.start as usize, self.exposition.open_metrics)
@@ -412,7 +442,6 @@ impl Block<'_> {
         {
             return;
         }
-        let written = out.len();
         let labels = relabel::relabel(body, line, &self.part.labels, self.answer, self.bounds);
         let name = plan::output_name(self.part, &line.name.decode(body), self.answer);
         relabel::write_series(&name, &labels, out);
@@ -430,7 +459,7 @@ impl Block<'_> {
                     number::seconds_to_millis(token)
                 };
                 let Some(millis) = millis else {
-                    out.truncate(written);
+                    out.clear();
                     return;
                 };
                 if self.open_metrics {
