@@ -35,11 +35,10 @@ pub(super) fn digits(block: &Block) -> u32 {
     bytes.simd_eq(bytes.min(u8x16::splat(9))).to_bitmask()
 }
 
-/// Blanks and line feeds.
+/// Bytes that are equal to one.
 #[inline(always)]
-pub(super) fn gaps(block: &Block) -> u32 {
-    let bytes = u8x16::new(*block);
-    (bytes.simd_eq(u8x16::splat(b' ')) | bytes.simd_eq(u8x16::splat(b'\n'))).to_bitmask()
+pub(super) fn equal_to(block: &Block, byte: u8) -> u32 {
+    u8x16::new(*block).simd_eq(u8x16::splat(byte)).to_bitmask()
 }
 
 /// Asks for the memory around `at`, where the text goes on that far: it takes longer to come than to be worked through,
@@ -72,7 +71,7 @@ mod tests {
                     bit(matches!(byte, b'"' | b'\\' | b'\n' | 0x80..))
                 );
                 assert_eq!(digits(&block), bit(byte.is_ascii_digit()));
-                assert_eq!(gaps(&block), bit(matches!(byte, b' ' | b'\n')));
+                assert_eq!(equal_to(&block, b'\n'), bit(byte == b'\n'));
                 let letters = b"abcdefghijklmnop";
                 assert_eq!(differing(&block, letters), bit(byte != letters[at]));
             }

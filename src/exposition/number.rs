@@ -4,7 +4,7 @@
 //! arithmetic that the formats force on us: timestamps between milliseconds and seconds, and the spelling that
 //! Prometheus 3 gives to `le` and `quantile`.
 
-use super::block;
+use super::block::{self, Block};
 
 /// Says whether `token` is a float as a scrape accepts it.
 ///
@@ -24,17 +24,24 @@ pub(super) fn is_float(token: &[u8]) -> bool {
 /// line feed after it. `None` says nothing: then [`is_float`] decides.
 #[inline(always)]
 pub(super) fn value_end(line: &[u8], at: usize) -> Option<usize> {
-    if let Some(block) = block::at(line, at) {
-        let len = (block::gaps(block) | 1 << 16).trailing_zeros();
-        // What is no digit: nothing, or one dot that is not alone.
-        let others = !block::digits(block) & !(u32::MAX << len);
-        let dot = others.trailing_zeros() as usize & 15;
-        if (1..16).contains(&len) && (others == 0 || others & (others - 1) == 0 && block[dot] == b'.' && len > 1)
-        {
-            return Some(at + len as usize);
-        }
+    if let Some(block) = block::at(line, at)
+        && let Some(len) = line_value_len(block)
+    {
+        return Some(at + len);
     }
     any_value_end(line, at)
+}
+
+/// Bytes of the value that a block begins with: digits with at most one dot among them, and a line feed after it.
+#[inline(always)]
+pub(super) fn line_value_len(block: &Block) -> Option<usize> {
+    let line_feeds = block::equal_to(block, b'\n');
+    // The bytes before the first line feed; all bits where there is none.
+    let value = line_feeds.wrapping_sub(1) & !line_feeds;
+    let others = value & !block::digits(block);
+    let dot = others.trailing_zeros() as usize & 15;
+    let is_decimal = others == 0 || others & (others - 1) == 0 && block[dot] == b'.' && value > 1;
+    (is_decimal && line_feeds > 1).then(|| line_feeds.trailing_zeros() as usize)
 }
 
 #[inline(never)]

@@ -63,6 +63,8 @@ struct Known {
     line_start: u32,
     series_len: u32,
     name_len: u32,
+    /// Hash of that series without its last label.
+    prefix_hash: u64,
     /// Its values' places in [`Scratch::places`], and how many fit there.
     places: u32,
     n_places: u32,
@@ -110,12 +112,11 @@ pub(super) struct Scratch {
     permuted: bool,
 }
 
-/// A label value in a line, as offsets from the line's start, and the hash of the series up to and with its quote.
+/// A label value in a line, as offsets from the line's start.
 #[derive(Debug, Clone, Copy, Default)]
 struct Place {
     start: u32,
     end: u32,
-    hash: u64,
 }
 
 impl Scratch {
@@ -461,14 +462,17 @@ impl Parser<'_> {
         if line.labels.is_empty() {
             return self.name_hash(line.name.span.len());
         }
-        let mut hash = self.seed;
-        let mut segment = line.name.span.len();
-        for label in &line.labels {
-            let end = label.value.end as usize + 1 - start;
-            hash = absorb(hash, &body[start..], segment, end, self.key);
-            segment = end;
-        }
-        hash
+        let others = &line.labels[..line.labels.len() - 1];
+        let last = others
+            .last()
+            .map_or(line.name.span.end, |label| label.value.end + 1) as usize;
+        self.labels_hash(&body[start..], last - start, series_end - start)
+    }
+
+    /// The hash of a series whose last label begins (with its comma or brace) at `last`.
+    fn labels_hash(&self, line: &[u8], last: usize, end: usize) -> u64 {
+        let prefix = absorb(self.seed, line, 0, last, self.key);
+        absorb(prefix, line, last, end, self.key)
     }
 
     /// A line of no shape: its name's label sets vary, as far as anybody knows.

@@ -214,6 +214,7 @@ impl Parser<'_> {
             line_start: 0,
             series_len: 0,
             name_len: narrow(sample.span.len()),
+            prefix_hash: 0,
             places: 0,
             n_places: 0,
             places_room: 0,

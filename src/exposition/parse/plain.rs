@@ -4,7 +4,8 @@ use super::super::line::{Name, Span};
 use super::super::model::Sample;
 use super::super::{block, name, number};
 use super::scan::{
-    absorb, collect_plain, common_len, hash_names, narrow, shape_names, spread, token_end, value_end,
+    absorb, begin_alike, collect_plain, common_len, hash_names, narrow, shape_names, soon_differing, spread,
+    token_end, value_end,
 };
 use super::{NONE, Parser, Place, Scratch};
 
@@ -187,10 +188,6 @@ impl Parser<'_> {
             .rposition(|place| (place.end as usize) < same)
             .map_or(0, |last| last + 1);
         let first = index;
-        let (mut hash, mut segment) = match places[..index].last() {
-            Some(last) => (last.hash, last.end as usize + 1),
-            None => (self.seed, known.name_len as usize),
-        };
         // Both lines are equal up to here: `at` in this one, `old` in the one before.
         let (mut at, mut old) = (same, same);
         while let Some(place) = places.get_mut(index) {
@@ -200,61 +197,68 @@ impl Parser<'_> {
             }
             let value = at - (old - place.start as usize);
             let end = value_end(body, line, value, at, &mut self.utf8)?;
-            if end - value > self.max_value_len {
-                return None;
+            if (end - value).wrapping_sub(1) >= self.max_value_len {
+                if end > value {
+                    return None;
+                }
+                known.empty_values = true;
             }
-            known.empty_values |= end == value;
-            hash = absorb(hash, line, segment, end + 1, self.key);
             at = end + 1;
             old = place.end as usize + 1;
             *place = Place {
                 start: narrow(value),
                 end: narrow(end),
-                hash,
             };
-            segment = end + 1;
             index += 1;
             if index == places.len() {
                 break;
             }
-            let more = common_len(&before[old..], &line[at..], (series_len + 1).saturating_sub(old));
+            let limit = (series_len + 1).saturating_sub(old);
+            let more = soon_differing(&before[old..], &line[at..], limit);
             at += more;
             old += more;
             // Values that are equal but stand elsewhere.
             while let Some(place) = places.get_mut(index)
                 && (place.end as usize) < old
             {
-                let (value, end) = (at - (old - place.start as usize), at - (old - place.end as usize));
-                hash = absorb(hash, line, segment, end + 1, self.key);
                 *place = Place {
-                    start: narrow(value),
-                    end: narrow(end),
-                    hash,
+                    start: narrow(at - (old - place.start as usize)),
+                    end: narrow(at - (old - place.end as usize)),
                 };
-                segment = end + 1;
                 index += 1;
             }
         }
+        let &[ref others @ .., last] = &*places else {
+            return None;
+        };
+        let segment = others.last().map_or(known.name_len, |place| place.end + 1) as usize;
+        let len = last.end as usize + 1;
         // All values are matched; the brace must follow.
-        if line.get(segment) != Some(&b'}') {
+        if line.get(len) != Some(&b'}') {
             return None;
         }
-        known.steady |= first + 1 == places.len();
+        if first < others.len() {
+            known.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+        } else {
+            known.steady = true;
+        }
+        let hash = absorb(known.prefix_hash, line, segment, len, self.key);
         known.line_start = narrow(start);
-        known.series_len = narrow(segment);
+        known.series_len = narrow(len);
         if let Some(bound) = self.ambient.position()
             && let Some(place) = places.get(known.bounds[bound] as usize)
             && (known.bounds[bound] as usize >= first || known.noted != self.ambient)
         {
             known.noted = self.ambient;
             let text = &line[place.start as usize..];
-            let len = (place.end - place.start) as usize;
-            self.bounds.add(text, len, known.group, &mut self.index.groups);
+            let value_len = (place.end - place.start) as usize;
+            self.bounds
+                .add(text, value_len, known.group, &mut self.index.groups);
         }
         Some(Series {
             shape: known.shape,
             hash,
-            len: segment,
+            len,
         })
     }
 
@@ -274,65 +278,60 @@ impl Parser<'_> {
         let Some((last, others)) = places.split_last_mut() else {
             return start;
         };
-        let (hash, segment) = match others.last() {
-            Some(place) => (place.hash, place.end as usize + 1),
-            None => (self.seed, known.name_len as usize),
-        };
+        let segment = others.last().map_or(known.name_len, |place| place.end + 1) as usize;
         let value = last.start as usize;
         let before = &body[known.line_start as usize..];
         let is_bound = self
             .ambient
             .position()
             .is_some_and(|bound| known.bounds[bound] as usize == others.len());
-        let (group, shape, salt) = (known.group, known.shape, spread(id));
+        let (group, shape, salt, prefix_hash) = (known.group, known.shape, spread(id), known.prefix_hash);
         let mut at = start;
+        let mut found = None;
         while self.index.samples.len() < self.max_samples {
             let line = &body[at..];
-            let Some(text) = line.get(value..) else {
+            if !begin_alike(before, line, value) {
                 break;
-            };
+            }
+            let text = &line[value..];
             let Some(block) = text.first_chunk() else {
                 break;
             };
-            if common_len(before, line, value) < value {
-                break;
-            }
             let specials = block::specials(block);
             let len = specials.trailing_zeros() as usize;
             // Empty values, long ones and such with escapes need a closer look.
             if specials == 0 || block[len & 15] != b'"' || len.wrapping_sub(1) >= self.max_value_len {
                 break;
             }
-            if text.get(len + 1..len + 3) != Some(b"} ") {
-                break;
-            }
-            let Some(end) = number::value_end(text, len + 3) else {
+            let Some([b'}', b' ', number @ ..]) = text[len + 1..].first_chunk::<18>() else {
                 break;
             };
-            if text.get(end) != Some(&b'\n') {
-                break;
-            }
+            let end = match number::line_value_len(number) {
+                Some(number_len) => len + 3 + number_len,
+                None => match number::value_end(text, len + 3) {
+                    Some(end) if text.get(end) == Some(&b'\n') => end,
+                    _ => break,
+                },
+            };
             if is_bound {
                 self.bounds.add(text, len, group, &mut self.index.groups);
             }
             let quote = value + len;
-            let hash = absorb(hash, line, segment, quote + 1, self.key);
-            let positions = [at, at + quote + 1, at + value + end].map(narrow);
-            self.index.samples.push(Sample::new(
-                positions[0],
-                positions[1],
-                positions[2],
-                Sample::LABELS,
-                shape,
-            ));
+            let hash = absorb(prefix_hash, line, segment, quote + 1, self.key);
+            let [start, series_end, end] = [at, at + quote + 1, at + value + end].map(narrow);
+            self.index
+                .samples
+                .push(Sample::new(start, series_end, end, Sample::LABELS, shape));
             doubles.push(hash ^ salt);
-            known.line_start = positions[0];
+            found = Some((start, quote));
+            at = end as usize + 1;
+        }
+        if let Some((start, quote)) = found {
+            known.line_start = start;
             known.series_len = narrow(quote + 1);
             last.end = narrow(quote);
-            last.hash = hash;
-            at += value + end + 1;
         }
-        known.steady = at > start;
+        known.steady = found.is_some();
         at
     }
 
@@ -371,8 +370,6 @@ impl Parser<'_> {
         };
         self.note_shape(id, shape);
         let line = &body[start..];
-        let mut hash = self.seed;
-        let mut segment = name_len;
         let n_labels = spans.len() / 2;
         let Scratch {
             known: all, places, ..
@@ -385,18 +382,22 @@ impl Parser<'_> {
         }
         for (index, pair) in spans.chunks_exact(2).enumerate() {
             let (value, end) = (pair[1].start as usize - start, pair[1].end as usize - start);
-            hash = absorb(hash, line, segment, end + 1, self.key);
             places[known.places as usize + index] = Place {
                 start: narrow(value),
                 end: narrow(end),
-                hash,
             };
-            segment = end + 1;
             known.empty_values |= value == end;
         }
+        let len = series_end - start;
+        let segment = match &spans[..] {
+            [.., before, _, _] => before.end as usize + 1 - start,
+            _ => name_len,
+        };
+        known.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+        let hash = absorb(known.prefix_hash, line, segment, len, self.key);
         known.n_places = narrow(n_labels);
         known.line_start = narrow(start);
-        known.series_len = narrow(series_end - start);
+        known.series_len = narrow(len);
         known.noted = self.ambient;
         known.steady = true;
         let bound = self
@@ -412,7 +413,7 @@ impl Parser<'_> {
         Some(Series {
             shape,
             hash,
-            len: series_end - start,
+            len,
         })
     }
 }

@@ -46,16 +46,15 @@ pub(super) fn hash_names<'a>(
 /// Takes the bytes `from..end` of a line into a running hash: sixteen at a time, multiplied and folded, under a key that
 /// nobody knows. The last sixteen may reach back before `from`, into what was taken in already.
 ///
-/// Hashing piece by piece is what lets a line begin where the one before it ended being equal. A hash decides nothing
+/// Hashing in two pieces is what lets a line begin where the one before it ended being equal. A hash decides nothing
 /// alone: bytes are compared before a series counts as seen.
 #[inline(always)]
 pub(super) fn absorb(hash: u64, line: &[u8], from: usize, end: usize, key: u64) -> u64 {
     let mut hash = hash ^ spread64((end - from) as u64);
-    let mut at = from;
-    while at + 16 < end {
-        let (low, high) = halves(block::at(line, at).expect("the text goes on after the block"));
+    let (blocks, _) = line[from..end].as_chunks::<16>();
+    for block in blocks {
+        let (low, high) = halves(block);
         hash = fold(low ^ hash, high ^ key);
-        at += 16;
     }
     let (low, high) = if let Some(last) = line[..end].last_chunk() {
         halves(last)
@@ -92,20 +91,10 @@ pub(super) fn fold(a: u64, b: u64) -> u64 {
 #[inline(always)]
 pub(super) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
     let mut len = 0;
-    let (a_pairs, _) = a.as_chunks::<32>();
-    let (b_pairs, _) = b.as_chunks::<32>();
     // Looking past the limit costs less than minding it.
-    for (x, y) in a_pairs.iter().zip(b_pairs) {
+    for (x, y) in a.as_chunks::<32>().0.iter().zip(b.as_chunks::<32>().0) {
         if x != y {
-            let halves = |pair: &[u8; 32]| -> (Block, Block) {
-                let (low, high) = pair.split_at(16);
-                (
-                    low.try_into().expect("half of 32"),
-                    high.try_into().expect("half of 32"),
-                )
-            };
-            let ((x0, x1), (y0, y1)) = (halves(x), halves(y));
-            let differ = block::differing(&x0, &y0) | block::differing(&x1, &y1) << 16;
+            let differ = differing(x, y);
             return limit.min(len + differ.trailing_zeros() as usize);
         }
         len += 32;
@@ -114,6 +103,50 @@ pub(super) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
         }
     }
     limit.min(len + common_tail(&a[len..], &b[len..]))
+}
+
+/// As [`common_len`], for texts that mostly differ soon.
+#[inline(always)]
+pub(super) fn soon_differing(a: &[u8], b: &[u8], limit: usize) -> usize {
+    if let (Some(x), Some(y)) = (a.first_chunk(), b.first_chunk()) {
+        let differ = block::differing(x, y);
+        if differ != 0 {
+            return limit.min(differ.trailing_zeros() as usize);
+        }
+    }
+    common_len(a, b, limit)
+}
+
+/// Whether the first `len` bytes of `a` and `b` are the same.
+#[inline(always)]
+pub(super) fn begin_alike(a: &[u8], b: &[u8], len: usize) -> bool {
+    let (Some(a), Some(b)) = (a.get(..len), b.get(..len)) else {
+        return false;
+    };
+    let blocks = a.as_chunks::<32>().0.iter().zip(b.as_chunks::<32>().0);
+    for (x, y) in blocks {
+        if x != y {
+            return false;
+        }
+    }
+    // What is left, and some bytes once more.
+    match (a.last_chunk::<32>(), b.last_chunk::<32>()) {
+        (Some(x), Some(y)) => x == y,
+        _ => common_tail(a, b) == len,
+    }
+}
+
+#[inline(always)]
+fn differing(x: &[u8; 32], y: &[u8; 32]) -> u32 {
+    let halves = |pair: &[u8; 32]| -> (Block, Block) {
+        let (low, high) = pair.split_at(16);
+        (
+            low.try_into().expect("half of 32"),
+            high.try_into().expect("half of 32"),
+        )
+    };
+    let ((x0, x1), (y0, y1)) = (halves(x), halves(y));
+    block::differing(&x0, &y0) | block::differing(&x1, &y1) << 16
 }
 
 #[cold]
