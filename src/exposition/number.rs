@@ -32,16 +32,27 @@ pub(super) fn value_end(line: &[u8], at: usize) -> Option<usize> {
     any_value_end(line, at)
 }
 
-/// Bytes of the value that a block begins with: digits with at most one dot among them, and a line feed after it.
+/// Bytes of the value that a block begins with, where a line feed follows and it is of the usual forms: digits, with one
+/// dot among them, with an exponent of two digits (`1.5e+09`).
 #[inline(always)]
 pub(super) fn line_value_len(block: &Block) -> Option<usize> {
     let line_feeds = block::equal_to(block, b'\n');
+    let len = line_feeds.trailing_zeros() as usize;
     // The bytes before the first line feed; all bits where there is none.
     let value = line_feeds.wrapping_sub(1) & !line_feeds;
     let others = value & !block::digits(block);
     let dot = others.trailing_zeros() as usize & 15;
-    let is_decimal = others == 0 || others & (others - 1) == 0 && block[dot] == b'.' && value > 1;
-    (is_decimal && line_feeds > 1).then(|| line_feeds.trailing_zeros() as usize)
+    let more = others & others.wrapping_sub(1);
+    let is_decimal = (others == 0 || block[dot] == b'.' && value > 1)
+        && (more == 0 || dot > 0 && is_exponent(block, more, len));
+    ((1..16).contains(&len) && is_decimal).then_some(len)
+}
+
+/// Whether what is no digit, after the dot, is `e+` or `e-` before the last two digits.
+#[inline(always)]
+fn is_exponent(block: &Block, others: u32, len: usize) -> bool {
+    let at = len.wrapping_sub(4) & 15;
+    others == 0b11 << at && block[at] == b'e' && matches!(block[(at + 1) & 15], b'+' | b'-')
 }
 
 #[inline(never)]

@@ -138,15 +138,17 @@ pub(super) fn begin_alike(a: &[u8], b: &[u8], len: usize) -> bool {
 
 #[inline(always)]
 fn differing(x: &[u8; 32], y: &[u8; 32]) -> u32 {
-    let halves = |pair: &[u8; 32]| -> (Block, Block) {
-        let (low, high) = pair.split_at(16);
-        (
-            low.try_into().expect("half of 32"),
-            high.try_into().expect("half of 32"),
-        )
-    };
-    let ((x0, x1), (y0, y1)) = (halves(x), halves(y));
+    let ((x0, x1), (y0, y1)) = (halved(x), halved(y));
     block::differing(&x0, &y0) | block::differing(&x1, &y1) << 16
+}
+
+#[inline(always)]
+fn halved(blocks: &[u8; 32]) -> (Block, Block) {
+    let (low, high) = blocks.split_at(16);
+    (
+        low.try_into().expect("half of 32"),
+        high.try_into().expect("half of 32"),
+    )
 }
 
 #[cold]
@@ -203,14 +205,18 @@ pub(super) fn value_end(
     at: usize,
     utf8: &mut Utf8,
 ) -> Option<usize> {
-    // Most values end within sixteen bytes, and have nothing in them to look at.
-    if let Some(block) = block::at(line, at)
-        && *utf8 != Utf8::Broken
+    // Most values end within two blocks, and have nothing in them to look at.
+    if *utf8 != Utf8::Broken
         && line[at - 1] != b'\\'
+        && let Some(blocks) = line[at..].first_chunk::<32>()
     {
-        let specials = block::specials(block);
+        let (low, high) = halved(blocks);
+        let mut specials = block::specials(&low);
+        if specials == 0 {
+            specials = block::specials(&high) << 16;
+        }
         let end = specials.trailing_zeros() as usize;
-        if specials != 0 && block[end & 15] == b'"' {
+        if specials != 0 && blocks[end & 31] == b'"' {
             return Some(at + end);
         }
     }
