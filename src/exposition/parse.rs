@@ -79,6 +79,9 @@ struct Known {
     group: u32,
     /// The other name that came after this one last time.
     next: u32,
+    /// A name, a shape of that, and one of this, whose labels are the first of those: see `follow`; and what was asked last.
+    follows: Option<(u32, u32, u32)>,
+    asked: (u32, u32, u32),
     /// Itself in [`Scratch::names`].
     named: u32,
     quoted: bool,
@@ -350,6 +353,7 @@ impl Parser<'_> {
         if self.last != id {
             if let Some(last) = self.scratch.known.get_mut(self.last as usize) {
                 last.next = id;
+                self.note_follower(self.last, id);
             }
             self.last = id;
         }

@@ -224,6 +224,8 @@ impl Parser<'_> {
             suffix,
             group,
             next: NONE,
+            follows: None,
+            asked: (NONE, NONE, NONE),
             named,
             quoted: sample.quoted,
             steady: false,

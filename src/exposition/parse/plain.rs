@@ -4,7 +4,7 @@ use super::super::line::{Name, Span};
 use super::super::model::Sample;
 use super::super::{block, name, number};
 use super::scan::{
-    absorb, begin_alike, collect_plain, common_len, hash_names, narrow, shape_names, soon_differing, spread,
+    absorb, begin_alike, collect_plain, common_len, hash_names, narrow, same_names, shape_names, soon_differing, spread,
     token_end, value_end,
 };
 use super::{NONE, Parser, Place, Scratch};
@@ -24,22 +24,9 @@ impl Parser<'_> {
     pub(super) fn read_plain(&mut self, start: usize) -> Option<usize> {
         let body = self.body;
         let line = &body[start..];
-        let (id, same) = self.match_name(start)?;
-        let known = &self.scratch.known[id as usize];
-        let series = if line.get(known.name_len as usize) != Some(&b'{') {
-            let len = known.name_len as usize;
-            Series {
-                shape: NONE,
-                hash: self.name_hash(len),
-                len,
-            }
-        } else if same > 0 {
-            match self.match_labels(id, start, same) {
-                Some(series) => series,
-                None => self.learn_labels(id, start)?,
-            }
-        } else {
-            self.learn_labels(id, start)?
+        let (id, series) = match self.follow(start) {
+            Some(found) => found,
+            None => self.match_series(start)?,
         };
         let (mut at, mut flags, shape) = match series.shape {
             NONE => (series.len, 0, 0),
@@ -81,6 +68,117 @@ impl Parser<'_> {
             return Some(self.read_alike(id, next));
         }
         Some(next)
+    }
+
+    /// The series at `start`, compared with the last line of its name where there is one.
+    #[inline(always)]
+    fn match_series(&mut self, start: usize) -> Option<(u32, Series)> {
+        let (id, same) = self.match_name(start)?;
+        let name_len = self.scratch.known[id as usize].name_len as usize;
+        if self.body.get(start + name_len) != Some(&b'{') {
+            let series = Series {
+                shape: NONE,
+                hash: self.name_hash(name_len),
+                len: name_len,
+            };
+            return Some((id, series));
+        }
+        let matched = if same > 0 {
+            self.match_labels(id, start, same)
+        } else {
+            None
+        };
+        let series = match matched {
+            Some(series) => series,
+            None => self.learn_labels(id, start)?,
+        };
+        Some((id, series))
+    }
+
+    /// The series at `start` where its name is the one that tends to come after the line before, and its labels are
+    /// those of that line, or the first of them: sums and counts after their buckets.
+    #[inline(always)]
+    fn follow(&mut self, start: usize) -> Option<(u32, Series)> {
+        let body = self.body;
+        let Scratch { known, places, .. } = &mut *self.scratch;
+        let last = known.get(self.last as usize)?;
+        let id = last.next;
+        let next = known.get(id as usize)?;
+        if next.follows != Some((self.last, last.shape, next.shape))
+            || last.series_len == 0
+            || next.series_len == 0
+            || self
+                .ambient
+                .position()
+                .is_some_and(|bound| next.bounds[bound] != NONE)
+        {
+            return None;
+        }
+        let line = &body[start..];
+        let name_len = next.name_len as usize;
+        if !begin_alike(&body[next.line_start as usize..], line, name_len + 1) {
+            return None;
+        }
+        let n_places = next.n_places as usize;
+        let from = last.places as usize;
+        let labels_len = (places.get(from + n_places - 1)?.end + 1 - last.name_len) as usize;
+        let before = &body[(last.line_start + last.name_len) as usize..];
+        let labels = &line[name_len..];
+        if !begin_alike(before, labels, labels_len) || labels.get(labels_len) != Some(&b'}') {
+            return None;
+        }
+        let (to, shift) = (next.places as usize, next.name_len.wrapping_sub(last.name_len));
+        let mut has_empty = false;
+        for index in 0..n_places {
+            let Place { start, end } = places[from + index];
+            has_empty |= start == end;
+            places[to + index] = Place {
+                start: start.wrapping_add(shift),
+                end: end.wrapping_add(shift),
+            };
+        }
+        let segment = match n_places {
+            1 => name_len,
+            _ => places[to + n_places - 2].end as usize + 1,
+        };
+        let len = name_len + labels_len;
+        let next = &mut known[id as usize];
+        next.empty_values |= has_empty;
+        next.line_start = narrow(start);
+        next.series_len = narrow(len);
+        next.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+        let series = Series {
+            shape: next.shape,
+            hash: absorb(next.prefix_hash, line, segment, len, self.key),
+            len,
+        };
+        Some((id, series))
+    }
+
+    /// Notes whether the labels of a name's lines are the first of those of another's, which came before it.
+    pub(super) fn note_follower(&mut self, last: u32, id: u32) {
+        let body = self.body;
+        let known = &mut self.scratch.known;
+        let (last_shape, shape) = (known[last as usize].shape, known[id as usize].shape);
+        let wanted = (last, last_shape, shape);
+        let next = &mut known[id as usize];
+        // Without places there is nothing yet to follow with.
+        if next.asked == wanted || next.n_places == 0 {
+            return;
+        }
+        next.asked = wanted;
+        let n_shapes = self.index.shapes.len();
+        let are_shapes = (last_shape as usize) < n_shapes && (shape as usize) < n_shapes;
+        let fits = are_shapes && {
+            let (names, others) = (
+                shape_names(self.index, shape),
+                shape_names(self.index, last_shape),
+            );
+            others
+                .get(..names.len())
+                .is_some_and(|others| same_names(body, names, others))
+        };
+        next.follows = fits.then_some(wanted);
     }
 
     #[inline(never)]
