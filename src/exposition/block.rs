@@ -35,6 +35,20 @@ pub(super) fn digits(block: &Block) -> u32 {
     bytes.simd_eq(bytes.min(u8x16::splat(9))).to_bitmask()
 }
 
+/// Letters, digits and underscores; colons if asked.
+#[inline(always)]
+pub(super) fn name_bytes(block: &Block, colon: bool) -> u32 {
+    let bytes = u8x16::new(*block);
+    let within = |bytes: u8x16, from: u8, to: u8| {
+        let bytes = bytes - u8x16::splat(from);
+        bytes.simd_eq(bytes.min(u8x16::splat(to - from)))
+    };
+    let letters = within(bytes | u8x16::splat(0x20), b'a', b'z');
+    // A colon follows the nine.
+    let digits = within(bytes, b'0', if colon { b':' } else { b'9' });
+    (letters | digits | bytes.simd_eq(u8x16::splat(b'_'))).to_bitmask()
+}
+
 /// Bytes that are equal to one.
 #[inline(always)]
 pub(super) fn equal_to(block: &Block, byte: u8) -> u32 {
@@ -72,6 +86,10 @@ mod tests {
                 );
                 assert_eq!(digits(&block), bit(byte.is_ascii_digit()));
                 assert_eq!(equal_to(&block, b'\n'), bit(byte == b'\n'));
+                for colon in [false, true] {
+                    let is = byte.is_ascii_alphanumeric() || byte == b'_' || colon && byte == b':';
+                    assert_eq!(name_bytes(&block, colon), 0xffff & !bit(!is), "{byte}");
+                }
                 let letters = b"abcdefghijklmnop";
                 assert_eq!(differing(&block, letters), bit(byte != letters[at]));
             }

@@ -5,6 +5,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use super::block;
+
 /// How names outside the old character set are written for the client that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Escaping {
@@ -31,51 +33,31 @@ impl Escaping {
     }
 }
 
-/// Classes of bytes in names, for a table look-up per byte.
-const START: u8 = 1;
-const DIGIT: u8 = 2;
-const COLON: u8 = 4;
-
-const CLASS: [u8; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0_usize;
-    while byte < 256 {
-        #[allow(clippy::cast_possible_truncation, reason = "the loop ends at 256")]
-        let b = byte as u8;
-        table[byte] = if b.is_ascii_alphabetic() || b == b'_' {
-            START
-        } else if b.is_ascii_digit() {
-            DIGIT
-        } else if b == b':' {
-            COLON
-        } else {
-            0
-        };
-        byte += 1;
-    }
-    table
-};
-
 /// Bytes of the bare metric name at the start of `text`; 0 where none starts there.
 pub(super) fn metric_name_len(text: &[u8]) -> usize {
-    name_len(text, START | COLON, START | COLON | DIGIT)
+    name_len(text, true)
 }
 
 /// Bytes of the bare label name at the start of `text`; 0 where none starts there.
 pub(super) fn label_name_len(text: &[u8]) -> usize {
-    name_len(text, START, START | DIGIT)
+    name_len(text, false)
 }
 
-fn name_len(text: &[u8], first: u8, rest: u8) -> usize {
+#[inline(always)]
+fn name_len(text: &[u8], colon: bool) -> usize {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || colon && byte == b':';
     match text.first() {
-        Some(&byte) if CLASS[usize::from(byte)] & first != 0 => {
-            1 + text[1..]
-                .iter()
-                .take_while(|&&byte| CLASS[usize::from(byte)] & rest != 0)
-                .count()
-        }
-        _ => 0,
+        Some(&byte) if is_name(byte) && !byte.is_ascii_digit() => {}
+        _ => return 0,
     }
+    let (blocks, rest) = text.as_chunks::<16>();
+    for (index, block) in blocks.iter().enumerate() {
+        let len = block::name_bytes(block, colon).trailing_ones() as usize;
+        if len < 16 {
+            return 16 * index + len;
+        }
+    }
+    16 * blocks.len() + rest.iter().take_while(|&&byte| is_name(byte)).count()
 }
 
 /// Whether a metric of this name is written without quotes.

@@ -109,6 +109,7 @@ pub(super) struct Scratch {
     shapes_by_set: HashTable<(u64, u32)>,
     doubles: Doubles,
     spans: Vec<Span>,
+    values: Vec<Span>,
     /// Places of label values in each name's last line.
     places: Vec<Place>,
     line: Line,

@@ -3,7 +3,7 @@
 use super::super::line::{Line, Name, Span};
 use super::super::model::{Ambient, Group, Sample, Shape, Suffix, Suffixes, Type};
 use super::super::{RefusalKind, name};
-use super::scan::{hash_names, narrow, quoted_end, same_names, shape_names};
+use super::scan::{hash_names, narrow, quoted_end, same, same_names, shape_names};
 use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
 
 /// A name, and what HELP, TYPE and UNIT say of it; the first of each counts.
@@ -160,7 +160,7 @@ impl Parser<'_> {
     /// The name that was declared last, if that is it.
     fn guess(&self, decoded: &[u8]) -> Option<u32> {
         let last = self.scratch.names.get(self.declared as usize)?;
-        (*last.name.decode(self.body) == *decoded).then_some(self.declared)
+        same(&last.name.decode(self.body), decoded).then_some(self.declared)
     }
 
     fn find_name(&self, decoded: &[u8], hash: u64) -> Option<u32> {
@@ -169,7 +169,7 @@ impl Parser<'_> {
         } = &*self.scratch;
         let is_it = |&id: &u32| {
             let found = &names[id as usize];
-            found.hash == hash && *found.name.decode(self.body) == *decoded
+            found.hash == hash && same(&found.name.decode(self.body), decoded)
         };
         names_by_text.find(hash, is_it).copied()
     }
@@ -289,34 +289,48 @@ impl Parser<'_> {
         if !plain {
             return Ok(None);
         }
-        let body = self.body;
         let mut spans = std::mem::take(&mut self.scratch.spans);
         spans.clear();
         spans.extend(line.labels.iter().map(|label| label.name.span));
-        let hasher = self.hasher;
-        let hash = hash_names(hasher, spans.iter().map(|span| span.of(body)));
-        let index = &mut *self.index;
-        let found = self
-            .scratch
-            .shapes_by_names
-            .find(hash, |&id| same_names(body, shape_names(index, id), &spans))
-            .copied();
-        if let Some(id) = found {
-            self.scratch.spans = spans;
-            return Ok(Some(id));
-        }
-        if index.shapes.len() + 1 >= Sample::MAX_SHAPES {
-            let at = line.name.span.start as usize;
-            return Err(stop(
+        let id = match self.find_shape(&spans) {
+            Some(id) => Some(id),
+            None => self.add_shape(&mut spans),
+        };
+        self.scratch.spans = spans;
+        match id {
+            Some(id) => Ok(Some(id)),
+            None => Err(stop(
                 RefusalKind::Labels,
-                at,
+                line.name.span.start as usize,
                 "too many different sets of label names",
-            ));
+            )),
         }
+    }
+
+    /// The shape of these label names.
+    pub(super) fn find_shape(&self, names: &[Span]) -> Option<u32> {
+        let body = self.body;
+        let hash = hash_names(self.hasher, names.iter().map(|span| span.of(body)));
+        let index = &*self.index;
+        self.scratch
+            .shapes_by_names
+            .find(hash, |&id| same_names(body, shape_names(index, id), names))
+            .copied()
+    }
+
+    /// Makes a shape of label names that have none, and sorts them; `None` where there is no room for it.
+    pub(super) fn add_shape(&mut self, names: &mut [Span]) -> Option<u32> {
+        let body = self.body;
+        let hasher = self.hasher;
+        let index = &mut *self.index;
+        if index.shapes.len() + 1 >= Sample::MAX_SHAPES {
+            return None;
+        }
+        let hash = hash_names(hasher, names.iter().map(|span| span.of(body)));
         let id = narrow(index.shapes.len());
         let first = narrow(index.shape_names.len());
-        index.shape_names.extend_from_slice(&spans);
-        let position = |wanted: &[u8]| spans.iter().position(|span| span.of(body) == wanted).map(narrow);
+        index.shape_names.extend_from_slice(names);
+        let position = |wanted: &[u8]| names.iter().position(|span| span.of(body) == wanted).map(narrow);
         index.shapes.push(Shape {
             names: (first, narrow(index.shape_names.len())),
             le: position(b"le"),
@@ -326,8 +340,8 @@ impl Parser<'_> {
         self.scratch.shapes_by_names.insert_unique(hash, id, |&id| {
             hash_names(hasher, shape_names(index, id).iter().map(|span| span.of(body)))
         });
-        spans.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
-        let set = hash_names(hasher, spans.iter().map(|span| span.of(body)));
+        names.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
+        let set = hash_names(hasher, names.iter().map(|span| span.of(body)));
         // Two sets of one hash are taken for permutations: that only costs a second look.
         match self
             .scratch
@@ -339,8 +353,7 @@ impl Parser<'_> {
                 vacant.insert((set, id));
             }
         }
-        self.scratch.spans = spans;
-        Ok(Some(id))
+        Some(id)
     }
 
     /// Settles what could not be known earlier: TYPE lines that came after their samples, and where doubles hide.

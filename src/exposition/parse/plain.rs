@@ -4,10 +4,10 @@ use super::super::line::{Name, Span};
 use super::super::model::Sample;
 use super::super::{block, name, number};
 use super::scan::{
-    absorb, begin_alike, collect_plain, common_len, hash_names, narrow, same_names, shape_names, soon_differing, spread,
-    token_end, value_end,
+    absorb, begin_alike, collect_plain, common_len, narrow, same, same_names, shape_names, soon_differing,
+    spread, token_end, value_end,
 };
-use super::{NONE, Parser, Place, Scratch};
+use super::{NONE, Parser, Place, Scratch, or_unlimited};
 
 /// The identity of a sample in the plain spelling.
 struct Series {
@@ -28,30 +28,15 @@ impl Parser<'_> {
             Some(found) => found,
             None => self.match_series(start)?,
         };
-        let (mut at, mut flags, shape) = match series.shape {
+        let (at, mut flags, shape) = match series.shape {
             NONE => (series.len, 0, 0),
             // Past the closing brace.
             shape => (series.len + 1, Sample::LABELS, shape),
         };
-        if *line.get(at)? != b' ' {
-            return None;
-        }
-        at += 1;
-        let mut end = match number::value_end(line, at) {
-            Some(end) => end,
-            None => self.float_end(start, at)?,
-        };
-        if line.get(end) != Some(&b'\n') {
-            if line.get(end) == Some(&b' ') {
-                end = self.timestamp_end(start, end)?;
-                flags |= Sample::TIMESTAMP;
-                self.index.has_timestamps = true;
-            }
-            match line.get(end) {
-                Some(b'\n') => {}
-                None if !self.open_metrics => {}
-                _ => return None,
-            }
+        let (end, has_timestamp) = self.read_tail(line, at)?;
+        if has_timestamp {
+            flags |= Sample::TIMESTAMP;
+            self.index.has_timestamps = true;
         }
         if series.shape == NONE {
             // Not before: `a {b="c"} 1` begins like one.
@@ -181,17 +166,27 @@ impl Parser<'_> {
         next.follows = fits.then_some(wanted);
     }
 
-    #[inline(never)]
-    fn float_end(&self, start: usize, at: usize) -> Option<usize> {
-        let line = &self.body[start..];
-        let end = token_end(line, at);
-        number::is_float(&line[at..end]).then_some(end)
+    /// The end of the line whose series ends at `at`, and whether it has a timestamp; `None` where it is not plain.
+    #[inline(always)]
+    fn read_tail(&self, line: &[u8], at: usize) -> Option<(usize, bool)> {
+        if *line.get(at)? != b' ' {
+            return None;
+        }
+        let end = match number::value_end(line, at + 1) {
+            Some(end) => end,
+            None => float_end(line, at + 1)?,
+        };
+        match line.get(end) {
+            Some(b'\n') => Some((end, false)),
+            Some(b' ') => self.timestamp_end(line, end).map(|end| (end, true)),
+            None if !self.open_metrics => Some((end, false)),
+            _ => None,
+        }
     }
 
     /// The end of the timestamp after the blank at `blank`.
     #[inline(never)]
-    fn timestamp_end(&self, start: usize, blank: usize) -> Option<usize> {
-        let line = &self.body[start..];
+    fn timestamp_end(&self, line: &[u8], blank: usize) -> Option<usize> {
         if self.open_metrics && line[blank..].starts_with(b" # {") {
             // Exemplars are rare, and their rules are many.
             return None;
@@ -203,7 +198,12 @@ impl Parser<'_> {
         } else {
             number::parse_millis(token).is_some()
         };
-        fits.then_some(end)
+        let ends = match line.get(end) {
+            Some(b'\n') => true,
+            None => !self.open_metrics,
+            _ => false,
+        };
+        (fits && ends).then_some(end)
     }
 
     /// The name at `start`, guessed from the sample before, and how many bytes are as in that name's last line; 0 where
@@ -433,85 +433,94 @@ impl Parser<'_> {
         at
     }
 
-    /// Reads the labels of a line in the plain spelling without a line to compare with, and remembers it as one. `None`
-    /// where the label names are new in this order.
+    /// Reads the labels of a line in the plain spelling without a line to compare with, and remembers it as one.
     #[inline(never)]
     fn learn_labels(&mut self, id: u32, start: usize) -> Option<Series> {
-        let body = self.body;
-        let mut spans = std::mem::take(&mut self.scratch.spans);
-        spans.clear();
+        let mut names = std::mem::take(&mut self.scratch.spans);
+        let mut values = std::mem::take(&mut self.scratch.values);
+        names.clear();
+        values.clear();
         let name_len = self.scratch.known[id as usize].name_len as usize;
-        let plain = collect_plain(body, start + name_len + 1, &mut spans, &mut self.utf8);
-        // Names and values by turns.
-        let names = || spans.iter().step_by(2).map(|span| span.of(body));
-        let shape = plain.and_then(|_| {
-            let hash = hash_names(self.hasher, names());
-            let index = &self.index;
-            let by_names = &self.scratch.shapes_by_names;
-            by_names
-                .find(hash, |&id| {
-                    shape_names(index, id)
-                        .iter()
-                        .map(|span| span.of(body))
-                        .eq(names())
-                })
-                .copied()
-        });
-        let fits = spans
-            .iter()
-            .skip(1)
-            .step_by(2)
-            .all(|value| value.len() <= self.max_value_len);
-        let Some((shape, series_end)) = shape.zip(plain).filter(|_| fits) else {
-            self.scratch.spans = spans;
-            return None;
+        let inside = start + name_len + 1;
+        let series = collect_plain(self.body, inside, &mut names, &mut values, &mut self.utf8)
+            .filter(|_| values.iter().all(|value| value.len() <= self.max_value_len))
+            .and_then(|end| {
+                let shape = match self.find_shape(&names) {
+                    Some(shape) => shape,
+                    None => {
+                        // Not for a line that is not plain after all.
+                        self.read_tail(&self.body[start..], end + 1 - start)?;
+                        if !self.is_sound(&names) {
+                            return None;
+                        }
+                        self.add_shape(&mut names)?
+                    }
+                };
+                Some(self.remember(id, shape, start, &values, end - start))
+            });
+        self.scratch.spans = names;
+        self.scratch.values = values;
+        series
+    }
+
+    /// Whether a sample may have these label names. The slow path knows why not.
+    fn is_sound(&self, names: &[Span]) -> bool {
+        let body = self.body;
+        let max_name_len = or_unlimited(self.limits.max_label_name_length);
+        let is_new = |(index, name): (usize, &Span)| {
+            name.len() <= max_name_len
+                && name.of(body) != b"__name__"
+                && !names[..index].iter().any(|other| same(other.of(body), name.of(body)))
         };
+        // Longer sets would take time that grows with their square.
+        names.len() <= or_unlimited(self.limits.max_labels).min(64) && names.iter().enumerate().all(is_new)
+    }
+
+    /// Makes the line at `start` the last one of its name; its series ends after `len` bytes.
+    fn remember(&mut self, id: u32, shape: u32, start: usize, values: &[Span], len: usize) -> Series {
         self.note_shape(id, shape);
-        let line = &body[start..];
-        let n_labels = spans.len() / 2;
-        let Scratch {
-            known: all, places, ..
-        } = &mut *self.scratch;
-        let known = &mut all[id as usize];
-        if (known.places_room as usize) < n_labels {
+        let line = &self.body[start..];
+        let Scratch { known, places, .. } = &mut *self.scratch;
+        let known = &mut known[id as usize];
+        if (known.places_room as usize) < values.len() {
             known.places = narrow(places.len());
-            known.places_room = narrow(n_labels);
-            places.resize(places.len() + n_labels, Place::default());
+            known.places_room = narrow(values.len());
+            places.resize(places.len() + values.len(), Place::default());
         }
-        for (index, pair) in spans.chunks_exact(2).enumerate() {
-            let (value, end) = (pair[1].start as usize - start, pair[1].end as usize - start);
-            places[known.places as usize + index] = Place {
-                start: narrow(value),
-                end: narrow(end),
+        known.n_places = narrow(values.len());
+        for (place, value) in places[known.places as usize..].iter_mut().zip(values) {
+            *place = Place {
+                start: value.start - narrow(start),
+                end: value.end - narrow(start),
             };
-            known.empty_values |= value == end;
+            known.empty_values |= value.is_empty();
         }
-        let len = series_end - start;
-        let segment = match &spans[..] {
-            [.., before, _, _] => before.end as usize + 1 - start,
-            _ => name_len,
+        let segment = match values {
+            [.., before, _] => before.end as usize + 1 - start,
+            _ => known.name_len as usize,
         };
         known.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
-        let hash = absorb(known.prefix_hash, line, segment, len, self.key);
-        known.n_places = narrow(n_labels);
         known.line_start = narrow(start);
         known.series_len = narrow(len);
         known.noted = self.ambient;
         known.steady = true;
-        let bound = self
-            .ambient
-            .position()
-            .and_then(|bound| spans.get(2 * known.bounds[bound] as usize + 1).copied());
-        if let Some(bound) = bound {
-            let text = &body[bound.start as usize..];
+        if let Some(bound) = self.ambient.position()
+            && let Some(value) = values.get(known.bounds[bound] as usize)
+        {
+            let text = &self.body[value.start as usize..];
             self.bounds
-                .add(text, bound.len(), known.group, &mut self.index.groups);
+                .add(text, value.len(), known.group, &mut self.index.groups);
         }
-        self.scratch.spans = spans;
-        Some(Series {
+        Series {
             shape,
-            hash,
+            hash: absorb(known.prefix_hash, line, segment, len, self.key),
             len,
-        })
+        }
     }
+}
+
+#[inline(never)]
+fn float_end(line: &[u8], at: usize) -> Option<usize> {
+    let end = token_end(line, at);
+    number::is_float(&line[at..end]).then_some(end)
 }

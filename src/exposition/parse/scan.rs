@@ -136,6 +136,25 @@ pub(super) fn begin_alike(a: &[u8], b: &[u8], len: usize) -> bool {
     }
 }
 
+/// Whether two short texts are the same, without a call.
+#[inline(always)]
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if a.len() >= 32 {
+        return begin_alike(a, b, a.len());
+    }
+    // Two blocks that may overlap.
+    if let (Some(x), Some(y)) = (a.first_chunk::<16>(), b.first_chunk::<16>()) {
+        return x == y && a.last_chunk::<16>() == b.last_chunk::<16>();
+    }
+    if let (Some(x), Some(y)) = (a.first_chunk::<8>(), b.first_chunk::<8>()) {
+        return x == y && a.last_chunk::<8>() == b.last_chunk::<8>();
+    }
+    a.iter().zip(b).all(|(x, y)| x == y)
+}
+
 #[inline(always)]
 fn differing(x: &[u8; 32], y: &[u8; 32]) -> u32 {
     let ((x0, x1), (y0, y1)) = (halved(x), halved(y));
@@ -162,7 +181,7 @@ pub(super) fn shape_names(index: &Index, id: u32) -> &[Span] {
 }
 
 pub(super) fn same_names(body: &[u8], a: &[Span], b: &[Span]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.of(body) == b.of(body))
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a.of(body), b.of(body)))
 }
 
 pub(super) fn token_end(body: &[u8], from: usize) -> usize {
@@ -263,11 +282,12 @@ fn find_special(text: &[u8], beyond_ascii: bool) -> Option<usize> {
     Some(16 * blocks.len() + found)
 }
 
-/// Names and values of plain labels by turns, from after the opening brace; gives the closing one's position.
+/// Names and values of plain labels, from after the opening brace; gives the closing one's position.
 pub(super) fn collect_plain(
     body: &[u8],
     start: usize,
-    spans: &mut Vec<Span>,
+    names: &mut Vec<Span>,
+    values: &mut Vec<Span>,
     utf8: &mut Utf8,
 ) -> Option<usize> {
     let mut at = start;
@@ -276,10 +296,10 @@ pub(super) fn collect_plain(
         if len == 0 || !body[at + len..].starts_with(b"=\"") {
             return None;
         }
-        spans.push(Span::new(at, at + len));
+        names.push(Span::new(at, at + len));
         let value = at + len + 2;
         at = value_end(body, body, value, value, utf8)? + 1;
-        spans.push(Span::new(value, at - 1));
+        values.push(Span::new(value, at - 1));
         match body.get(at) {
             Some(b',') => at += 1,
             Some(b'}') => return Some(at),
