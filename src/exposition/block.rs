@@ -55,18 +55,16 @@ pub(super) fn equal_to(block: &Block, byte: u8) -> u32 {
     u8x16::new(*block).simd_eq(u8x16::splat(byte)).to_bitmask()
 }
 
-/// Asks for the memory around `at`, where the text goes on that far: it takes longer to come than to be worked through,
-/// and the processor only guesses right as long as one body is read from front to back.
+/// Asks for the memory of one item, if there is one: it takes longer to come than to be worked through, and the
+/// processor only guesses right as long as one body is read from front to back.
 #[inline(always)]
-pub(super) fn prefetch(text: &[u8], at: usize) {
+pub(super) fn prefetch<T>(items: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in [at, at + 64] {
-        if let Some(byte) = text.get(line) {
-            safe_arch::prefetch_t0(byte);
-        }
+    if let Some(item) = items.get(index) {
+        safe_arch::prefetch_t0(item);
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (text, at);
+    let _ = (items, index);
 }
 
 #[cfg(test)]

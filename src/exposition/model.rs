@@ -231,6 +231,10 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group {
     pub(super) name: Name,
+    /// Two hashes of the decoded name, of one process's lifetime: groups of two bodies that share both have one name.
+    pub(super) name_key: (u64, u64),
+    /// A hash of HELP and UNIT, to see at once that two bodies say the same.
+    pub(super) texts_key: u64,
     pub(super) kind: Option<Type>,
     pub(super) help: Option<Span>,
     pub(super) unit: Option<Span>,
@@ -247,8 +251,14 @@ impl Group {
     pub(super) const BOUND_DOT_ZERO: u8 = 2;
     /// Bounds occur whose spelling needs a closer look.
     pub(super) const BOUND_OTHER: u8 = 4;
+    /// All that is said of bounds.
+    pub(super) const BOUNDS: u8 = 7;
     /// A bucket without `le`, a quantile sample without `quantile`, a state without its label.
     pub(super) const LACKS_LABEL: u8 = 8;
+    /// Its name is `up`.
+    pub(super) const UP: u8 = 16;
+    /// Its name begins with `metrics_proxy_`.
+    pub(super) const OUR_PREFIX: u8 = 32;
 }
 
 /// One sequence of label names that plain lines have.

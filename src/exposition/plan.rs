@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 use super::line::Line;
-use super::model::{Ambient, Group, Sample, Suffix, Suffixes, Type};
+use super::model::{Ambient, Group, Index, Run, Sample, Suffix, Suffixes, Type};
 use super::negotiate::{Answer, Format};
 use super::{Conflict, ConflictKind, Exposition, Part, dedup, name, number};
 
@@ -26,12 +26,45 @@ pub(super) struct Family {
 }
 
 /// What one target contributes to a family: a group, or those of its samples whose names end so.
+///
+/// It says what the writer needs of the group as well, since that lies far away by then.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub(super) part: u32,
     pub(super) group: u32,
     pub(super) suffixes: Suffixes,
+    /// All that the group has.
+    pub(super) all_suffixes: Suffixes,
+    pub(super) notes: u8,
+    /// HELP and UNIT are those of the entry before.
+    same_texts: bool,
+    /// The group's first run, often its only one, and how many there are.
+    pub(super) run: Run,
+    pub(super) n_runs: u32,
+    /// Where that run begins in the body.
+    pub(super) start: u32,
 }
+
+impl Entry {
+    fn new(part: u32, group_id: u32, index: &Index) -> Self {
+        let group = &index.groups[group_id as usize];
+        let run = index.runs[index.run_order[group.runs.0 as usize] as usize];
+        Self {
+            part,
+            group: group_id,
+            suffixes: group.suffixes,
+            all_suffixes: group.suffixes,
+            notes: group.notes,
+            same_texts: false,
+            run,
+            n_runs: group.runs.1 - group.runs.0,
+            start: index.samples[run.first as usize].start,
+        }
+    }
+}
+
+/// What our own metrics are called.
+pub(super) const OUR_PREFIX: &[u8] = b"metrics_proxy_";
 
 /// The name of a group in the answer.
 pub(super) fn output_name(part: &Part, decoded: &[u8], answer: &Answer) -> Vec<u8> {
@@ -45,7 +78,7 @@ pub(super) fn output_name(part: &Part, decoded: &[u8], answer: &Answer) -> Vec<u
 
 /// A target's `metrics_proxy_*` would look like our own metrics.
 pub(super) fn is_renamed(part: &Part, decoded: &[u8]) -> bool {
-    !part.own && decoded.starts_with(b"metrics_proxy_")
+    !part.own && decoded.starts_with(OUR_PREFIX)
 }
 
 /// A family as somebody sees it, before anything is settled.
@@ -148,16 +181,16 @@ impl Planner<'_> {
                     places_now.push(NOWHERE);
                     continue;
                 }
+                let position = group_id as usize;
                 let as_before = before
                     .filter(|(other, _)| other.own == part.own && folds.is_empty())
                     .and_then(|(_, other)| {
-                        let position = group_id as usize;
                         let place = *places_before.get(position)?;
-                        (place != NOWHERE
-                            && same_terms(exposition, group, other, other.index.groups.get(position)?))
-                        .then_some(place)
+                        let other_group = other.index.groups.get(position)?;
+                        (place != NOWHERE && same_terms(exposition, group, other, other_group))
+                            .then_some((place, group.texts_key == other_group.texts_key))
                     });
-                let place = as_before.unwrap_or_else(|| {
+                let (place, same_texts) = as_before.unwrap_or_else(|| {
                     let decoded = group.name.decode(&exposition.body);
                     let fold = folds.get(&*decoded).copied();
                     let lacks = group.notes & Group::LACKS_LABEL != 0;
@@ -168,19 +201,23 @@ impl Planner<'_> {
                         lacks,
                         fold,
                     );
-                    *known.entry(key).or_insert_with_key(|key| {
+                    let place = *known.entry(key).or_insert_with_key(|key| {
                         places.push(self.places(key));
                         places.len() - 1
-                    })
+                    });
+                    (place, false)
                 });
                 places_now.push(place);
+                let entry = Entry {
+                    same_texts,
+                    ..Entry::new(part_id, group_id, &exposition.index)
+                };
                 for destination in &places[place] {
                     self.slots[destination.slot].samples[destination.sample]
                         .entries
                         .push(Entry {
-                            part: part_id,
-                            group: group_id,
                             suffixes: destination.suffixes,
+                            ..entry
                         });
                 }
             }
@@ -496,15 +533,7 @@ impl Planner<'_> {
 
     /// The families in order, with the metadata that the targets agree on.
     fn finish(mut self) -> (Vec<Family>, Vec<Conflict>) {
-        let parts = self.parts;
-        let place = |entry: &Entry| {
-            (
-                entry.part,
-                first_sample(parts, entry),
-                entry.group,
-                entry.suffixes,
-            )
-        };
+        let place = |entry: &Entry| (entry.part, entry.run.first, entry.group, entry.suffixes);
         let mut found: Vec<(Slot, Vec<Entry>)> = Vec::new();
         for (id, mut slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             let pinned = id == 0 && self.synthetic_up;
@@ -555,7 +584,11 @@ impl Planner<'_> {
                 last.suffixes.add(entry.suffixes);
                 continue;
             }
+            let is_first = entries.is_empty();
             entries.push(*entry);
+            if entry.same_texts && !is_first {
+                continue;
+            }
             let Some(exposition) = &self.parts[entry.part as usize].exposition else {
                 continue;
             };
@@ -623,22 +656,7 @@ fn same_terms(exposition: &Exposition, group: &Group, other: &Exposition, before
         && group.kind == before.kind
         && group.suffixes == before.suffixes
         && (group.notes ^ before.notes) & Group::LACKS_LABEL == 0
-        && group.name.quoted == before.name.quoted
-        && group.name.span.of(&exposition.body) == before.name.span.of(&other.body)
-}
-
-/// Where a group begins in its body. Groups are numbered in the order in which their names were seen, which is another
-/// one where a TYPE line came late.
-fn first_sample(parts: &[Part], entry: &Entry) -> u32 {
-    let Some(exposition) = &parts[entry.part as usize].exposition else {
-        return 0;
-    };
-    let group = &exposition.index.groups[entry.group as usize];
-    exposition
-        .index
-        .group_runs(group)
-        .next()
-        .map_or(0, |run| run.first)
+        && group.name_key == before.name_key
 }
 
 /// Names that a family of this type keeps from others, besides its own.

@@ -197,6 +197,10 @@ impl Merged {
                 for &(entry, run, sample) in order {
                     entry_id = entry_id.max(entry);
                     let entry = &family.entries[entry as usize];
+                    let Some(exposition) = &self.parts[entry.part as usize].exposition else {
+                        continue;
+                    };
+                    let run = exposition.index.runs[exposition.index.run_order[run as usize] as usize];
                     if let Some(block) = self.block(family, entry, run) {
                         block.write(&block.exposition.index.samples[sample as usize..][..1], careful, out);
                     }
@@ -204,16 +208,22 @@ impl Merged {
                         return;
                     }
                 }
-            } else if let Some(exposition) = &self.parts[entry.part as usize].exposition {
-                let runs = exposition.index.groups[entry.group as usize].runs;
-                for run in runs.0..runs.1 {
-                    if let Some(block) = self.block(family, entry, run) {
-                        let samples = &block.exposition.index.samples[block.run.first as usize..];
-                        block.write(&samples[..block.run.len as usize], careful, out);
+            } else if let Some(block) = self.block(family, entry, entry.run) {
+                // By the time that this entry is written the next one's samples and lines have come.
+                if let Some(next) = family.entries.get(entry_id as usize + 1) {
+                    self.prefetch(next);
+                }
+                block.write_run(careful, out);
+                if entry.n_runs > 1 {
+                    let group = &block.exposition.index.groups[entry.group as usize];
+                    for run in block.exposition.index.group_runs(group).skip(1) {
+                        if let Some(block) = self.block(family, entry, *run) {
+                            block.write_run(careful, out);
+                        }
                     }
-                    if out.stopped() {
-                        return;
-                    }
+                }
+                if out.stopped() {
+                    return;
                 }
             }
             entry_id += 1;
@@ -262,11 +272,22 @@ impl Merged {
         }
     }
 
-    fn block<'a>(&'a self, family: &'a Family, entry: &Entry, run: u32) -> Option<Block<'a>> {
+    fn prefetch(&self, entry: &Entry) {
+        let Some(exposition) = &self.parts[entry.part as usize].exposition else {
+            return;
+        };
+        let samples = &exposition.index.samples;
+        block::prefetch(samples, entry.run.first as usize);
+        // About as much as its lines have, and as the writer asks for from there on.
+        let len = (entry.run.len as usize * 128).min(AHEAD);
+        for at in (0..len).step_by(64) {
+            block::prefetch(&exposition.body, entry.start as usize + at);
+        }
+    }
+
+    fn block<'a>(&'a self, family: &'a Family, entry: &Entry, run: Run) -> Option<Block<'a>> {
         let part = &self.parts[entry.part as usize];
         let exposition = part.exposition.as_ref()?;
-        let group = &exposition.index.groups[entry.group as usize];
-        let run = &exposition.index.runs[exposition.index.run_order[run as usize] as usize];
         let open_metrics = self.answer.format == Format::OpenMetrics;
         let histogram = matches!(family.kind, Type::Histogram | Type::GaugeHistogram);
         let bounds = Bounds {
@@ -277,19 +298,19 @@ impl Merged {
             },
             sign_infinity: open_metrics
                 && histogram
-                && (group.notes & Group::BOUND_OTHER != 0 || run.ambient != Ambient::Histogram),
+                && (entry.notes & Group::BOUND_OTHER != 0 || run.ambient != Ambient::Histogram),
         };
         Some(Block {
             part,
             exposition,
             context: &self.contexts[entry.part as usize],
             answer: &self.answer,
-            group,
+            group: entry.group,
             run,
-            filter: (entry.suffixes != group.suffixes).then_some(entry.suffixes),
+            filter: (entry.suffixes != entry.all_suffixes).then_some(entry.suffixes),
             kind: family.kind,
             bounds,
-            renamed: plan::is_renamed(part, &group.name.decode(&exposition.body)),
+            renamed: !part.own && entry.notes & Group::OUR_PREFIX != 0,
             same_time: exposition.open_metrics == open_metrics,
             open_metrics,
         })
@@ -323,8 +344,8 @@ struct Block<'a> {
     exposition: &'a Exposition,
     context: &'a Context,
     answer: &'a Answer,
-    group: &'a Group,
-    run: &'a Run,
+    group: u32,
+    run: Run,
     /// Only samples with these endings, where the group is split.
     filter: Option<Suffixes>,
     kind: Type,
@@ -336,6 +357,15 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
+    fn write_run(&self, careful: &mut Careful, out: &mut Chunks<'_>) {
+        let samples = &self.exposition.index.samples[self.run.first as usize..];
+        self.write(&samples[..self.run.len as usize], careful, out);
+    }
+
+    fn group(&self) -> &Group {
+        &self.exposition.index.groups[self.group as usize]
+    }
+
     /// Writes samples that follow each other in the body.
     fn write(&self, samples: &[Sample], careful: &mut Careful, out: &mut Chunks<'_>) {
         let body = &self.exposition.body[..];
@@ -369,6 +399,7 @@ impl Block<'_> {
             }
             let (start, labels_at) = (sample.start as usize, sample.series_end as usize);
             block::prefetch(body, start + AHEAD);
+            block::prefetch(body, start + AHEAD + 64);
             match begun {
                 // Past the line feed: a line that can be copied has nothing else after its value.
                 Some((from, end)) if end + 1 == start => out.copy(body, from, labels_at),
@@ -403,7 +434,7 @@ impl Block<'_> {
             return Way::LeftOut;
         }
         if let Some(filter) = self.filter
-            && !filter.has(self.exposition.suffix(self.group, &sample, line))
+            && !filter.has(self.exposition.suffix(self.group(), &sample, line))
         {
             return Way::LeftOut;
         }
@@ -478,7 +509,7 @@ impl Block<'_> {
     /// Passes an exemplar on where every client takes one.
     fn write_exemplar(&self, sample: Sample, line: &mut Line, out: &mut Vec<u8>) {
         let body = &self.exposition.body;
-        let suffix = self.exposition.suffix(self.group, &sample, &mut Line::default());
+        let suffix = self.exposition.suffix(self.group(), &sample, &mut Line::default());
         let total = self.kind == Type::Counter && line.name.decode(body).ends_with(b"_total");
         let bucket = matches!(self.kind, Type::Histogram | Type::GaugeHistogram) && suffix == Suffix::Bucket;
         let Some(exemplar) = line.exemplar else {

@@ -2,8 +2,9 @@
 
 use super::super::line::{Line, Name, Span};
 use super::super::model::{Ambient, Group, Sample, Shape, Suffix, Suffixes, Type};
+use super::super::plan::OUR_PREFIX;
 use super::super::{RefusalKind, name};
-use super::scan::{hash_names, narrow, quoted_end, same, same_names, shape_names};
+use super::scan::{absorb, hash_names, narrow, quoted_end, same, same_names, shape_names};
 use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
 
 /// A name, and what HELP, TYPE and UNIT say of it; the first of each counts.
@@ -11,6 +12,9 @@ use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
 pub(super) struct Named {
     pub(super) name: Name,
     hash: u64,
+    second_hash: u64,
+    /// Of HELP and UNIT.
+    texts_hash: u64,
     kind: Option<Type>,
     help: Option<Span>,
     unit: Option<Span>,
@@ -131,7 +135,12 @@ impl Parser<'_> {
                         "the help text is not UTF-8",
                     ));
                 }
-                self.scratch.names[declared as usize].help.get_or_insert(text);
+                let hash = absorb(self.seed, text.of(body), 0, text.len(), self.key);
+                let named = &mut self.scratch.names[declared as usize];
+                if named.help.is_none() {
+                    named.help = Some(text);
+                    named.texts_hash ^= hash;
+                }
             }
             _ => {
                 let unit = text.of(body);
@@ -143,7 +152,13 @@ impl Parser<'_> {
                         "the unit is not the end of the metric's name",
                     ));
                 }
-                self.scratch.names[declared as usize].unit.get_or_insert(text);
+                // Under the other key: a unit is no help text.
+                let hash = absorb(self.key, unit, 0, unit.len(), self.seed);
+                let named = &mut self.scratch.names[declared as usize];
+                if named.unit.is_none() {
+                    named.unit = Some(text);
+                    named.texts_hash ^= hash;
+                }
             }
         }
         Ok(Some(next))
@@ -180,6 +195,7 @@ impl Parser<'_> {
         if let Some(id) = self.find_name(decoded, hash) {
             return id;
         }
+        let second_hash = absorb(self.seed, decoded, 0, decoded.len(), self.key);
         let Scratch {
             names, names_by_text, ..
         } = &mut *self.scratch;
@@ -187,6 +203,8 @@ impl Parser<'_> {
         names.push(Named {
             name: named,
             hash,
+            second_hash,
+            texts_hash: 0,
             kind: None,
             help: None,
             unit: None,
@@ -271,14 +289,24 @@ impl Parser<'_> {
         if entry.group == NONE {
             entry.group = narrow(self.index.groups.len());
             self.scratch.group_names.push(named);
+            let decoded = entry.name.decode(self.body);
+            let mut notes = 0;
+            if *decoded == *b"up" {
+                notes |= Group::UP;
+            }
+            if decoded.starts_with(OUR_PREFIX) {
+                notes |= Group::OUR_PREFIX;
+            }
             self.index.groups.push(Group {
                 name: entry.name,
+                name_key: (entry.hash, entry.second_hash),
+                texts_key: 0,
                 kind: None,
                 help: None,
                 unit: None,
                 suffixes: Suffixes::default(),
                 runs: (0, 0),
-                notes: 0,
+                notes,
             });
         }
         entry.group
@@ -379,7 +407,8 @@ impl Parser<'_> {
             if suffix != Suffix::Bare {
                 let target = self.group(family);
                 self.index.groups[target as usize].suffixes.add(suffix.bit());
-                self.index.groups[target as usize].notes |= self.index.groups[group as usize].notes;
+                let bounds = self.index.groups[group as usize].notes & Group::BOUNDS;
+                self.index.groups[target as usize].notes |= bounds;
                 moved_to.resize(self.index.groups.len(), NONE);
                 moved_to[group as usize] = target;
                 self.scratch.known[id].group = target;
@@ -400,6 +429,7 @@ impl Parser<'_> {
             group.kind = declared.kind;
             group.help = declared.help;
             group.unit = declared.unit;
+            group.texts_key = declared.texts_hash;
         }
         for entry in &self.scratch.known {
             let group = &mut self.index.groups[entry.group as usize];
