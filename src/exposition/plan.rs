@@ -38,8 +38,10 @@ pub(super) struct Entry {
     pub(super) notes: u8,
     /// HELP and UNIT are those of the entry before.
     same_texts: bool,
-    /// The group's first run, often its only one, and how many there are.
-    pub(super) run: Run,
+    /// The group's first run, often its only one: its first sample, how many there are, and the TYPE above it.
+    first: u32,
+    len: u32,
+    ambient: Ambient,
     pub(super) n_runs: u32,
     /// Where that run begins in the body.
     pub(super) start: u32,
@@ -56,9 +58,21 @@ impl Entry {
             all_suffixes: group.suffixes,
             notes: group.notes,
             same_texts: false,
-            run,
+            first: run.first,
+            len: run.len,
+            ambient: run.ambient,
             n_runs: group.runs.1 - group.runs.0,
             start: index.samples[run.first as usize].start,
+        }
+    }
+
+    /// The group's first run.
+    pub(super) fn run(&self) -> Run {
+        Run {
+            group: self.group,
+            first: self.first,
+            len: self.len,
+            ambient: self.ambient,
         }
     }
 }
@@ -533,7 +547,7 @@ impl Planner<'_> {
 
     /// The families in order, with the metadata that the targets agree on.
     fn finish(mut self) -> (Vec<Family>, Vec<Conflict>) {
-        let place = |entry: &Entry| (entry.part, entry.run.first, entry.group, entry.suffixes);
+        let place = |entry: &Entry| (entry.part, entry.first, entry.group, entry.suffixes);
         let mut found: Vec<(Slot, Vec<Entry>)> = Vec::new();
         for (id, mut slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
             let pinned = id == 0 && self.synthetic_up;
@@ -541,11 +555,13 @@ impl Planner<'_> {
             if slot.samples.is_empty() && !pinned {
                 continue;
             }
-            let mut entries: Vec<Entry> = slot
-                .samples
-                .iter_mut()
-                .flat_map(|sample| std::mem::take(&mut sample.entries))
-                .collect();
+            let mut entries = match &mut slot.samples[..] {
+                [only] => std::mem::take(&mut only.entries),
+                all => all
+                    .iter_mut()
+                    .flat_map(|sample| std::mem::take(&mut sample.entries))
+                    .collect(),
+            };
             // One group of each part, in their order, needs no sorting; that is most families.
             if !entries.windows(2).all(|pair| pair[0].part < pair[1].part) {
                 entries.sort_by_key(place);
@@ -569,24 +585,22 @@ impl Planner<'_> {
         (families, conflicts)
     }
 
-    fn family(&mut self, slot: Slot, all: Vec<Entry>) -> Family {
+    fn family(&mut self, slot: Slot, mut entries: Vec<Entry>) -> Family {
         let mut help: Vec<u8> = Vec::new();
         let mut unit: Option<Vec<u8>> = None;
         let mut units_differ = false;
         let mut helps_differ = false;
-        let mut entries: Vec<Entry> = Vec::with_capacity(all.len());
         let mut last_help = None;
-        for entry in &all {
-            if let Some(last) = entries.last_mut()
-                && last.part == entry.part
-                && last.group == entry.group
-            {
+        // One entry for all that a part has of one group.
+        entries.dedup_by(|entry, last| {
+            let same = last.part == entry.part && last.group == entry.group;
+            if same {
                 last.suffixes.add(entry.suffixes);
-                continue;
             }
-            let is_first = entries.is_empty();
-            entries.push(*entry);
-            if entry.same_texts && !is_first {
+            same
+        });
+        for (position, entry) in entries.iter().enumerate() {
+            if entry.same_texts && position > 0 {
                 continue;
             }
             let Some(exposition) = &self.parts[entry.part as usize].exposition else {

@@ -208,7 +208,7 @@ impl Merged {
                         return;
                     }
                 }
-            } else if let Some(block) = self.block(family, entry, entry.run) {
+            } else if let Some(block) = self.block(family, entry, entry.run()) {
                 // By the time that this entry is written the next one's samples and lines have come.
                 if let Some(next) = family.entries.get(entry_id as usize + 1) {
                     self.prefetch(next);
@@ -277,9 +277,10 @@ impl Merged {
             return;
         };
         let samples = &exposition.index.samples;
-        block::prefetch(samples, entry.run.first as usize);
+        let run = entry.run();
+        block::prefetch(samples, run.first as usize);
         // About as much as its lines have, and as the writer asks for from there on.
-        let len = (entry.run.len as usize * 128).min(AHEAD);
+        let len = (run.len as usize * 128).min(AHEAD);
         for at in (0..len).step_by(64) {
             block::prefetch(&exposition.body, entry.start as usize + at);
         }
@@ -380,6 +381,7 @@ impl Block<'_> {
         // What comes after the labels of one sample and before those of the next mostly stands together in the body, and
         // is copied at once: from the first of these places, where the line ends at the second.
         let mut begun: Option<(usize, usize)> = None;
+        let end = samples.last().map_or(0, |sample| sample.end as usize);
         for sample in samples {
             if sample.has(odd) || look {
                 match self.way(*sample, &mut careful.line) {
@@ -398,8 +400,10 @@ impl Block<'_> {
                 }
             }
             let (start, labels_at) = (sample.start as usize, sample.series_end as usize);
-            block::prefetch(body, start + AHEAD);
-            block::prefetch(body, start + AHEAD + 64);
+            if start + AHEAD < end {
+                block::prefetch(body, start + AHEAD);
+                block::prefetch(body, start + AHEAD + 64);
+            }
             match begun {
                 // Past the line feed: a line that can be copied has nothing else after its value.
                 Some((from, end)) if end + 1 == start => out.copy(body, from, labels_at),
