@@ -281,14 +281,14 @@ impl Parser<'_> {
         // Until this line has been matched whole, its places are half the other line's.
         known.series_len = 0;
         // Values before the first difference stay where they are.
-        let mut index = places
+        let first = places
             .iter()
             .rposition(|place| (place.end as usize) < same)
             .map_or(0, |last| last + 1);
-        let first = index;
         // Both lines are equal up to here: `at` in this one, `old` in the one before.
         let (mut at, mut old) = (same, same);
-        while let Some(place) = places.get_mut(index) {
+        let mut rest = places[first..].iter_mut();
+        while let Some(place) = rest.next() {
             // The name of the label differs, or what stands around it.
             if old < place.start as usize {
                 return None;
@@ -307,23 +307,21 @@ impl Parser<'_> {
                 start: narrow(value),
                 end: narrow(end),
             };
-            index += 1;
-            if index == places.len() {
+            if rest.as_slice().is_empty() {
                 break;
             }
-            let limit = (series_len + 1).saturating_sub(old);
-            let more = soon_differing(&before[old..], &line[at..], limit);
+            let more = soon_differing(before.get(old..)?, line.get(at..)?, series_len);
             at += more;
             old += more;
             // Values that are equal but stand elsewhere.
-            while let Some(place) = places.get_mut(index)
-                && (place.end as usize) < old
+            while let Some(next) = rest.as_slice().first()
+                && (next.end as usize) < old
+                && let Some(place) = rest.next()
             {
                 *place = Place {
                     start: narrow(at - (old - place.start as usize)),
                     end: narrow(at - (old - place.end as usize)),
                 };
-                index += 1;
             }
         }
         let &[ref others @ .., last] = &*places else {

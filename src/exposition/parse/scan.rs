@@ -105,13 +105,13 @@ pub(super) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
     limit.min(len + common_tail(&a[len..], &b[len..]))
 }
 
-/// As [`common_len`], for texts that mostly differ soon.
+/// As [`common_len`], for texts that mostly differ soon; it may look a block past the limit.
 #[inline(always)]
 pub(super) fn soon_differing(a: &[u8], b: &[u8], limit: usize) -> usize {
     if let (Some(x), Some(y)) = (a.first_chunk(), b.first_chunk()) {
         let differ = block::differing(x, y);
         if differ != 0 {
-            return limit.min(differ.trailing_zeros() as usize);
+            return differ.trailing_zeros() as usize;
         }
     }
     common_len(a, b, limit)
@@ -226,8 +226,8 @@ pub(super) fn value_end(
 ) -> Option<usize> {
     // Most values end within two blocks, and have nothing in them to look at.
     if *utf8 != Utf8::Broken
-        && line[at - 1] != b'\\'
-        && let Some(blocks) = line[at..].first_chunk::<32>()
+        && let Some([before, blocks @ ..]) = line[at - 1..].first_chunk::<33>()
+        && *before != b'\\'
     {
         let (low, high) = halved(blocks);
         let mut specials = block::specials(&low);
