@@ -319,7 +319,7 @@ impl Merged {
 }
 
 /// How far ahead of the copying memory is asked for.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// How a sample gets into the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
