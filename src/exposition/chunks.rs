@@ -6,6 +6,9 @@ use super::Pool;
 /// cost more than the copy itself.
 const BLOCK: usize = 32;
 
+/// Room past a chunk's end for the sample that fills it. Longer ones make room for themselves.
+const SLACK: usize = 4096;
+
 /// A text with room behind it for whole blocks.
 #[derive(Debug, Default)]
 pub(super) struct Padded {
@@ -61,7 +64,7 @@ impl<'a> Chunks<'a> {
 
     /// A buffer for one chunk, and for the sample that goes past its end.
     fn fresh(&self) -> Vec<u8> {
-        let len = self.chunk_bytes + self.chunk_bytes / 8;
+        let len = self.chunk_bytes + SLACK;
         match self.pool {
             Some(pool) => pool.chunk(len),
             None => vec![0; len],
