@@ -63,7 +63,7 @@ struct Known {
     line_start: u32,
     series_len: u32,
     name_len: u32,
-    /// Hash of that series without its last label.
+    /// Hash of that series up to its last label's value.
     prefix_hash: u64,
     /// Its values' places in [`Scratch::places`], and how many fit there.
     places: u32,
@@ -184,32 +184,40 @@ fn read_body(
     Ok(())
 }
 
-/// How the bounds of each group are spelled, and which were looked at already: the same few come again and again.
-#[derive(Debug)]
+/// How the bounds of a group are spelled, and which were looked at already: the same few come in the same order.
+#[derive(Debug, Default)]
 struct BoundNotes {
-    /// Up to seven bytes and their number, and the group.
-    seen: [(u64, u32); 64],
-}
-
-impl Default for BoundNotes {
-    fn default() -> Self {
-        Self { seen: [(0, 0); 64] }
-    }
+    group: u32,
+    /// Bounds of up to seven bytes with their closing quote, by their place among the lines of one metric.
+    seen: [u64; 32],
 }
 
 impl BoundNotes {
     /// Takes note of the bound that `text` begins with.
     #[inline(always)]
-    fn add(&mut self, text: &[u8], len: usize, group: u32, groups: &mut [Group]) {
-        if (1..8).contains(&len)
-            && let Some(word) = text.first_chunk::<8>()
-        {
-            let word = u64::from_le_bytes(*word) & ((1 << (8 * len)) - 1) | (len as u64) << 56;
-            let slot = (scan::spread64(word) >> 58) as usize;
-            if self.seen[slot] == (word, group) {
+    fn add(&mut self, text: &[u8], len: usize, group: u32, place: usize, groups: &mut [Group]) {
+        const FIRST: [u64; 8] = {
+            let mut masks = [0; 8];
+            let mut len = 0;
+            while len < 8 {
+                masks[len] = u64::MAX >> (56 - 8 * len);
+                len += 1;
+            }
+            masks
+        };
+        if group != self.group {
+            *self = Self {
+                group,
+                ..Self::default()
+            };
+        }
+        if let (Some(mask), Some(word)) = (FIRST.get(len), text.first_chunk::<8>()) {
+            let word = u64::from_le_bytes(*word) & mask;
+            let seen = &mut self.seen[place % 32];
+            if *seen == word {
                 return;
             }
-            self.seen[slot] = (word, group);
+            *seen = word;
         }
         groups[group as usize].notes |= Self::look(&text[..len]);
     }
@@ -442,7 +450,7 @@ impl Parser<'_> {
                     let group = self.scratch.known[known as usize].group;
                     let text = &body[label.value.start as usize..];
                     let groups = &mut self.index.groups;
-                    self.bounds.add(text, label.value.len(), group, groups);
+                    self.bounds.add(text, label.value.len(), group, 0, groups);
                 }
             }
         }
@@ -467,17 +475,10 @@ impl Parser<'_> {
         if line.labels.is_empty() {
             return self.name_hash(line.name.span.len());
         }
-        let others = &line.labels[..line.labels.len() - 1];
-        let last = others
-            .last()
-            .map_or(line.name.span.end, |label| label.value.end + 1) as usize;
-        self.labels_hash(&body[start..], last - start, series_end - start)
-    }
-
-    /// The hash of a series whose last label begins (with its comma or brace) at `last`.
-    fn labels_hash(&self, line: &[u8], last: usize, end: usize) -> u64 {
-        let prefix = absorb(self.seed, line, 0, last, self.key);
-        absorb(prefix, line, last, end, self.key)
+        let value = line.labels[line.labels.len() - 1].value.start as usize;
+        let line = &body[start..];
+        let prefix = absorb(self.seed, line, 0, value - start, self.key);
+        absorb(prefix, line, value - start, series_end - start, self.key)
     }
 
     /// A line of no shape: its name's label sets vary, as far as anybody knows.

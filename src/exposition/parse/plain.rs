@@ -122,19 +122,16 @@ impl Parser<'_> {
                 end: end.wrapping_add(shift),
             };
         }
-        let segment = match n_places {
-            1 => name_len,
-            _ => places[to + n_places - 2].end as usize + 1,
-        };
+        let value = places[to + n_places - 1].start as usize;
         let len = name_len + labels_len;
         let next = &mut known[id as usize];
         next.empty_values |= has_empty;
         next.line_start = narrow(start);
         next.series_len = narrow(len);
-        next.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+        next.prefix_hash = absorb(self.seed, line, 0, value, self.key);
         let series = Series {
             shape: next.shape,
-            hash: absorb(next.prefix_hash, line, segment, len, self.key),
+            hash: absorb(next.prefix_hash, line, value, len, self.key),
             len,
         };
         Some((id, series))
@@ -327,18 +324,17 @@ impl Parser<'_> {
         let &[ref others @ .., last] = &*places else {
             return None;
         };
-        let segment = others.last().map_or(known.name_len, |place| place.end + 1) as usize;
-        let len = last.end as usize + 1;
+        let (value, len) = (last.start as usize, last.end as usize + 1);
         // All values are matched; the brace must follow.
         if line.get(len) != Some(&b'}') {
             return None;
         }
         if first < others.len() {
-            known.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+            known.prefix_hash = absorb(self.seed, line, 0, value, self.key);
         } else {
             known.steady = true;
         }
-        let hash = absorb(known.prefix_hash, line, segment, len, self.key);
+        let hash = absorb(known.prefix_hash, line, value, len, self.key);
         known.line_start = narrow(start);
         known.series_len = narrow(len);
         if let Some(bound) = self.ambient.position()
@@ -349,7 +345,7 @@ impl Parser<'_> {
             let text = &line[place.start as usize..];
             let value_len = (place.end - place.start) as usize;
             self.bounds
-                .add(text, value_len, known.group, &mut self.index.groups);
+                .add(text, value_len, known.group, 0, &mut self.index.groups);
         }
         Some(Series {
             shape: known.shape,
@@ -374,7 +370,6 @@ impl Parser<'_> {
         let Some((last, others)) = places.split_last_mut() else {
             return start;
         };
-        let segment = others.last().map_or(known.name_len, |place| place.end + 1) as usize;
         let value = last.start as usize;
         let before = &body[known.line_start as usize..];
         let is_bound = self
@@ -384,6 +379,7 @@ impl Parser<'_> {
         let (group, shape, salt, prefix_hash) = (known.group, known.shape, spread(id), known.prefix_hash);
         let mut at = start;
         let mut found = None;
+        let mut n_lines = 0;
         while self.index.samples.len() < self.max_samples {
             let line = &body[at..];
             if !begin_alike(before, line, value) {
@@ -410,10 +406,12 @@ impl Parser<'_> {
                 },
             };
             if is_bound {
-                self.bounds.add(text, len, group, &mut self.index.groups);
+                n_lines += 1;
+                self.bounds
+                    .add(text, len, group, n_lines, &mut self.index.groups);
             }
             let quote = value + len;
-            let hash = absorb(prefix_hash, line, segment, quote + 1, self.key);
+            let hash = absorb(prefix_hash, line, value, quote + 1, self.key);
             let [start, series_end, end] = [at, at + quote + 1, at + value + end].map(narrow);
             self.index
                 .samples
@@ -493,11 +491,8 @@ impl Parser<'_> {
             };
             known.empty_values |= value.is_empty();
         }
-        let segment = match values {
-            [.., before, _] => before.end as usize + 1 - start,
-            _ => known.name_len as usize,
-        };
-        known.prefix_hash = absorb(self.seed, line, 0, segment, self.key);
+        let value = values.last().map_or(0, |value| value.start as usize - start);
+        known.prefix_hash = absorb(self.seed, line, 0, value, self.key);
         known.line_start = narrow(start);
         known.series_len = narrow(len);
         known.noted = self.ambient;
@@ -507,11 +502,11 @@ impl Parser<'_> {
         {
             let text = &self.body[value.start as usize..];
             self.bounds
-                .add(text, value.len(), known.group, &mut self.index.groups);
+                .add(text, value.len(), known.group, 0, &mut self.index.groups);
         }
         Series {
             shape,
-            hash: absorb(known.prefix_hash, line, segment, len, self.key),
+            hash: absorb(known.prefix_hash, line, value, len, self.key),
             len,
         }
     }
