@@ -224,6 +224,8 @@ pub(super) struct Run {
     pub(super) group: u32,
     pub(super) first: u32,
     pub(super) len: u32,
+    /// Where its first line starts in the body.
+    pub(super) start: u32,
     pub(super) ambient: Ambient,
 }
 

@@ -351,14 +351,14 @@ impl Parser<'_> {
     #[inline(always)]
     fn keep(&mut self, id: u32, sample: Sample, hash: u64) {
         if self.last != id || self.turned {
-            self.turn(id);
+            self.turn(id, sample.start);
         }
         self.index.samples.push(sample);
         self.scratch.doubles.push(hash ^ spread(id));
     }
 
     /// Goes on to another name, or another TYPE line.
-    fn turn(&mut self, id: u32) {
+    fn turn(&mut self, id: u32, start: u32) {
         if self.last != id {
             if let Some(last) = self.scratch.known.get_mut(self.last as usize) {
                 last.next = id;
@@ -380,6 +380,7 @@ impl Parser<'_> {
             group,
             first: narrow(self.index.samples.len()),
             len: 0,
+            start,
             ambient,
         });
     }

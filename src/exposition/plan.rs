@@ -62,7 +62,7 @@ impl Entry {
             len: run.len,
             ambient: run.ambient,
             n_runs: group.runs.1 - group.runs.0,
-            start: index.samples[run.first as usize].start,
+            start: run.start,
         }
     }
 
@@ -72,6 +72,7 @@ impl Entry {
             group: self.group,
             first: self.first,
             len: self.len,
+            start: self.start,
             ambient: self.ambient,
         }
     }
