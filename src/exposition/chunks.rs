@@ -100,7 +100,8 @@ impl<'a> Chunks<'a> {
 
     #[cold]
     fn grow(&mut self, more: usize) {
-        self.buffer.resize((self.filled + more).max(2 * self.buffer.len()), 0);
+        self.buffer
+            .resize((self.filled + more).max(2 * self.buffer.len()), 0);
     }
 
     /// Hands the chunk over if it is full.

@@ -179,8 +179,7 @@ fn needs_look(part: &Part, answer: &Answer) -> bool {
                 .any(|label| label.starts_with(b"exported_"))
     };
     let special = |group: &Group| {
-        part.up.is_some() && group.notes & Group::UP != 0
-            || !part.own && group.notes & Group::OUR_PREFIX != 0
+        part.up.is_some() && group.notes & Group::UP != 0 || !part.own && group.notes & Group::OUR_PREFIX != 0
     };
     index.uncertain
         || cuts_time

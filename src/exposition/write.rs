@@ -202,7 +202,11 @@ impl Merged {
                     };
                     let run = exposition.index.runs[exposition.index.run_order[run as usize] as usize];
                     if let Some(block) = self.block(family, entry, run) {
-                        block.write(&block.exposition.index.samples[sample as usize..][..1], careful, out);
+                        block.write(
+                            &block.exposition.index.samples[sample as usize..][..1],
+                            careful,
+                            out,
+                        );
                     }
                     if out.stopped() {
                         return;
@@ -513,7 +517,9 @@ impl Block<'_> {
     /// Passes an exemplar on where every client takes one.
     fn write_exemplar(&self, sample: Sample, line: &mut Line, out: &mut Vec<u8>) {
         let body = &self.exposition.body;
-        let suffix = self.exposition.suffix(self.group(), &sample, &mut Line::default());
+        let suffix = self
+            .exposition
+            .suffix(self.group(), &sample, &mut Line::default());
         let total = self.kind == Type::Counter && line.name.decode(body).ends_with(b"_total");
         let bucket = matches!(self.kind, Type::Histogram | Type::GaugeHistogram) && suffix == Suffix::Bucket;
         let Some(exemplar) = line.exemplar else {

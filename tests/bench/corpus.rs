@@ -170,9 +170,7 @@ fn one_pod(rng: &mut Rng) -> Vec<u8> {
     ] {
         family(&mut out, rng, name, "counter", &devices);
     }
-    let disks: Vec<String> = (0..16)
-        .map(|index| format!("device=\"nvme{index}n1\""))
-        .collect();
+    let disks: Vec<String> = (0..16).map(|index| format!("device=\"nvme{index}n1\"")).collect();
     for name in [
         "node_disk_read_bytes_total",
         "node_disk_written_bytes_total",

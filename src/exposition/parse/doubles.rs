@@ -73,9 +73,7 @@ impl Doubles {
             let key = |sample: &Sample| &body[sample.start as usize..sample.series_end as usize];
             let found = firsts.entry(
                 hash,
-                |&first| {
-                    hashes[first as usize] == hash && key(&samples[first as usize]) == key(&samples[id])
-                },
+                |&first| hashes[first as usize] == hash && key(&samples[first as usize]) == key(&samples[id]),
                 |&first| hashes[first as usize],
             );
             match found {
@@ -107,7 +105,10 @@ fn empty(filter: &mut Vec<u64>, n: usize) {
 #[inline(always)]
 fn place(hash: u64, last_word: usize) -> (usize, u64) {
     let bit = |shift: u32| 1 << (hash >> shift & 63);
-    #[allow(clippy::cast_possible_truncation, reason = "cut to the number of words anyway")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "cut to the number of words anyway"
+    )]
     let word = (hash >> 24) as usize & last_word;
     (word, bit(0) | bit(6) | bit(12) | bit(18))
 }

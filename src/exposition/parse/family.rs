@@ -218,7 +218,9 @@ impl Parser<'_> {
     /// The entry of a sample name, made at its first sight.
     pub(super) fn know(&mut self, sample: Name) -> u32 {
         let decoded = sample.decode(self.body);
-        let named = self.guess(&decoded).unwrap_or_else(|| self.name(sample, &decoded));
+        let named = self
+            .guess(&decoded)
+            .unwrap_or_else(|| self.name(sample, &decoded));
         let id = self.scratch.names[named as usize].known;
         if id != NONE {
             return id;
@@ -270,9 +272,7 @@ impl Parser<'_> {
             if suffix == Suffix::Bare || base.is_empty() {
                 continue;
             }
-            let found = self
-                .guess(base)
-                .or_else(|| self.find_name(base, self.hash(base)));
+            let found = self.guess(base).or_else(|| self.find_name(base, self.hash(base)));
             if let Some(found) = found
                 && let Some(kind) = self.scratch.names[found as usize].kind
                 && kind.suffixes().contains(&suffix)

@@ -1,8 +1,9 @@
 //! The fast path: lines in the plain spelling, compared with the last line of their name (core).
 
+use super::super::block::{self, Block};
 use super::super::line::{Name, Span};
 use super::super::model::Sample;
-use super::super::{block, name, number};
+use super::super::{name, number};
 use super::scan::{
     absorb, begin_alike, collect_plain, common_len, narrow, same, same_names, shape_names, soon_differing,
     spread, token_end, value_end,
@@ -377,6 +378,12 @@ impl Parser<'_> {
             .position()
             .is_some_and(|bound| known.bounds[bound] as usize == others.len());
         let (group, shape, salt, prefix_hash) = (known.group, known.shape, spread(id), known.prefix_hash);
+        if self.endings.owner != (id, is_bound) {
+            self.endings = Endings {
+                owner: (id, is_bound),
+                ..Endings::default()
+            };
+        }
         let mut at = start;
         let mut found = None;
         let mut n_lines = 0;
@@ -389,27 +396,22 @@ impl Parser<'_> {
             let Some(block) = text.first_chunk() else {
                 break;
             };
-            let specials = block::specials(block);
-            let len = specials.trailing_zeros() as usize;
-            // Empty values, long ones and such with escapes need a closer look.
-            if specials == 0 || block[len & 15] != b'"' || len.wrapping_sub(1) >= self.max_value_len {
-                break;
+            n_lines += 1;
+            let ending = &mut self.endings.seen[n_lines % N_ENDINGS];
+            if ending.len == 0 || block::differing(block, &ending.block) & ending.mask != 0 {
+                let Some(new) = Ending::of(block, self.max_value_len) else {
+                    break;
+                };
+                *ending = new;
+                if is_bound {
+                    let len = new.len as usize;
+                    self.bounds.add(text, len, group, n_lines, &mut self.index.groups);
+                }
             }
-            let Some([b'}', b' ', number @ ..]) = text[len + 1..].first_chunk::<18>() else {
+            let len = ending.len as usize;
+            let Some(end) = number_end(text, len + 3) else {
                 break;
             };
-            let end = match number::line_value_len(number) {
-                Some(number_len) => len + 3 + number_len,
-                None => match number::value_end(text, len + 3) {
-                    Some(end) if text.get(end) == Some(&b'\n') => end,
-                    _ => break,
-                },
-            };
-            if is_bound {
-                n_lines += 1;
-                self.bounds
-                    .add(text, len, group, n_lines, &mut self.index.groups);
-            }
             let quote = value + len;
             let hash = absorb(prefix_hash, line, value, quote + 1, self.key);
             let [start, series_end, end] = [at, at + quote + 1, at + value + end].map(narrow);
@@ -466,7 +468,9 @@ impl Parser<'_> {
         let is_new = |(index, name): (usize, &Span)| {
             name.len() <= max_name_len
                 && name.of(body) != b"__name__"
-                && !names[..index].iter().any(|other| same(other.of(body), name.of(body)))
+                && !names[..index]
+                    .iter()
+                    .any(|other| same(other.of(body), name.of(body)))
         };
         // Longer sets would take time that grows with their square.
         names.len() <= or_unlimited(self.limits.max_labels).min(64) && names.iter().enumerate().all(is_new)
@@ -510,6 +514,52 @@ impl Parser<'_> {
             len,
         }
     }
+}
+
+/// How a line goes on from its last value: the value, `"} `.
+#[derive(Debug, Clone, Copy, Default)]
+struct Ending {
+    block: Block,
+    /// The bytes of it that count.
+    mask: u32,
+    /// Bytes of the value, not 0.
+    len: u32,
+}
+
+const N_ENDINGS: usize = 16;
+
+/// Endings that one name's lines had, by their place in a group of lines alike: the bounds of one histogram are those
+/// of the next.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    /// The name, and whether its bounds were taken note of.
+    owner: (u32, bool),
+    seen: [Ending; N_ENDINGS],
+}
+
+impl Ending {
+    /// The ending that a block begins with. Empty values, long ones and such with escapes need a closer look.
+    #[inline(always)]
+    fn of(block: &Block, max_len: usize) -> Option<Self> {
+        let specials = block::specials(block);
+        let len = specials.trailing_zeros();
+        let fits =
+            (1..=13).contains(&len) && len as usize <= max_len && block[len as usize..].starts_with(b"\"} ");
+        fits.then(|| Self {
+            block: *block,
+            mask: (1 << (len + 3)) - 1,
+            len,
+        })
+    }
+}
+
+/// The end of the number at `at`, which must be that of the line.
+#[inline(always)]
+fn number_end(text: &[u8], at: usize) -> Option<usize> {
+    if let Some(len) = number::line_value_len(block::at(text, at)?) {
+        return Some(at + len);
+    }
+    number::value_end(text, at).filter(|end| text.get(*end) == Some(&b'\n'))
 }
 
 #[inline(never)]

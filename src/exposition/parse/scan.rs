@@ -2,9 +2,9 @@
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
+use super::super::block::{self, Block};
 use super::super::line::{Line, Span};
 use super::super::model::Index;
-use super::super::block::{self, Block};
 use super::super::name;
 use super::Utf8;
 
@@ -217,13 +217,7 @@ impl Utf8 {
 /// The closing quote of the label value that starts at `value`, of which the bytes before `at` were seen already;
 /// `None` for one that cannot be written as it is. Positions count from the start of the line.
 #[inline(always)]
-pub(super) fn value_end(
-    body: &[u8],
-    line: &[u8],
-    value: usize,
-    at: usize,
-    utf8: &mut Utf8,
-) -> Option<usize> {
+pub(super) fn value_end(body: &[u8], line: &[u8], value: usize, at: usize, utf8: &mut Utf8) -> Option<usize> {
     // Most values end within two blocks, and have nothing in them to look at.
     if *utf8 != Utf8::Broken
         && let Some([before, blocks @ ..]) = line[at - 1..].first_chunk::<33>()
