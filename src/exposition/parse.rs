@@ -58,7 +58,10 @@ const FRESH: u32 = u32::MAX - 1;
 
 /// A sample name and what is known of it.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is an answer to a question of its own")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is an answer to a question of its own"
+)]
 struct Known {
     /// The last plain line of this name, which the next is compared with: where it starts, and how many bytes its
     /// series has (up to the closing brace, or the end of the name). 0 where there is none.

@@ -443,16 +443,15 @@ impl Parser<'_> {
         let series = collect_plain(self.body, inside, &mut names, &mut values, &mut self.utf8)
             .filter(|_| values.iter().all(|value| value.len() <= self.max_value_len))
             .and_then(|end| {
-                let shape = match self.find_shape(&names) {
-                    Some(shape) => shape,
-                    None => {
-                        // Not for a line that is not plain after all.
-                        self.read_tail(&self.body[start..], end + 1 - start)?;
-                        if !self.is_sound(&names) {
-                            return None;
-                        }
-                        self.add_shape(&mut names)?
+                let shape = if let Some(shape) = self.find_shape(&names) {
+                    shape
+                } else {
+                    // Not for a line that is not plain after all.
+                    self.read_tail(&self.body[start..], end + 1 - start)?;
+                    if !self.is_sound(&names) {
+                        return None;
                     }
+                    self.add_shape(&mut names)?
                 };
                 Some(self.remember(id, shape, start, &values, end - start))
             });
