@@ -77,7 +77,7 @@ fn family(out: &mut String, rng: &mut Rng, name: &str, kind: &str, labels: &[Str
     }
 }
 
-/// Bodies like those of a service mesh's pods: 47 families, about 4,450 samples and 580 kB each.
+/// Bodies like those of a service mesh's pods: 47 families, 4,449 samples, 588 kB and 132 bytes a sample.
 pub(crate) fn many_pods(n: usize) -> Vec<Vec<u8>> {
     (0..n as u64).map(|pod| one_pod(&mut Rng(pod))).collect()
 }
