@@ -21,7 +21,7 @@ struct Series {
 
 impl Parser<'_> {
     /// Keeps the sample at `start`, and the ones after it that are like it, and gives the position after them; `None`
-    /// for a line that is not plain or whose label names are new in this order.
+    /// for a line that is not plain, which the slow path reads or refuses.
     pub(super) fn read_plain(&mut self, start: usize) -> Option<usize> {
         let body = self.body;
         let line = &body[start..];
