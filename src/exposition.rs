@@ -16,6 +16,7 @@ mod model;
 mod name;
 mod negotiate;
 mod number;
+mod order;
 mod parse;
 mod plan;
 mod pool;

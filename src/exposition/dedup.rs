@@ -15,7 +15,7 @@ use super::model::{Ambient, Group, Run, Sample, Suffix, Type};
 use super::negotiate::{Answer, Format};
 use super::plan::{self, Entry, Family};
 use super::relabel::{self, Bounds, Value};
-use super::{Exposition, Part, name, number};
+use super::{Exposition, Part, name, number, order};
 
 /// Two independent hashes: no two series of one process's lifetime share both.
 type Key = (u64, u64);
@@ -417,6 +417,27 @@ pub(super) type Place = (u32, u32, u32);
 ///
 /// `entries` are those of parts that may hold the same metric.
 pub(super) fn regroup(
+    parts: &[Part],
+    family: &Family,
+    entries: &[Entry],
+    first_entry: u32,
+    answer: &Answer,
+) -> Option<Vec<Place>> {
+    if let [entry] = entries
+        && order::comes_in_order(&parts[entry.part as usize], family, entry)
+    {
+        debug_assert!(
+            sorted(parts, family, entries, first_entry, answer).is_none(),
+            "{} is in order only at first sight",
+            String::from_utf8_lossy(&family.name)
+        );
+        return None;
+    }
+    sorted(parts, family, entries, first_entry, answer)
+}
+
+/// As [`regroup`], every line taken apart.
+fn sorted(
     parts: &[Part],
     family: &Family,
     entries: &[Entry],

@@ -14,6 +14,8 @@
 //! | M2 | parsing, planning, looking for doubles, writing; warm buffers | a copy of the output |
 //! | M3 | the crate prometheus-parse, parsing only | M2's time |
 //! | M4 | memory newly mapped by a warm M2 | the bytes of the bodies |
+//!
+//! M1 to M4 answer in the text format. The last row is M2 in OpenMetrics, as Prometheus 3 asks for it, against M2.
 
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -113,6 +115,8 @@ impl Row {
 
 fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
     let answer = negotiate(Some("text/plain;version=0.0.4"), None, None);
+    let accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8,text/plain;q=0.5";
+    let open_metrics = negotiate(Some(accept), None, Some("Prometheus/3.7.3"));
     let pool = Pool::default();
     let mut buffers: Vec<Vec<u8>> = bodies.to_vec();
     // Two rounds to warm the pool up and to have an output to copy.
@@ -129,7 +133,7 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
     let mut target = output.clone();
     let (mut m1, mut m2, mut m3, mut m4) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut parse, mut plan, mut write) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut copies, mut nanos) = (Vec::new(), Vec::new());
+    let (mut copies, mut nanos, mut as_open_metrics) = (Vec::new(), Vec::new(), Vec::new());
     let bytes_in: usize = bodies.iter().map(Vec::len).sum();
     for round in 0..rounds {
         let copy = copy(&output, &mut target);
@@ -137,10 +141,12 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
         let scrape_256 = scrape(&pool, &answer, buffers, 256 << 10, |_| ());
         let mapped = mapped_bytes() - before;
         let scrape_64 = scrape(&pool, &answer, scrape_256.buffers, 64 << 10, |_| ());
-        buffers = scrape_64.buffers;
+        let other = scrape(&pool, &open_metrics, scrape_64.buffers, 256 << 10, |_| ());
+        buffers = other.buffers;
         m1.push(scrape_64.write / copy);
         let total = scrape_256.parse + scrape_256.merge + scrape_256.write;
         m2.push(total / copy);
+        as_open_metrics.push((other.parse + other.merge + other.write) / total);
         nanos.push(total * 1e9 / n_samples as f64);
         m4.push(mapped as f64 / bytes_in as f64);
         parse.push(scrape_256.parse / copy);
@@ -171,6 +177,7 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
             ..row("M3 crate / all", m3, Some((40.0, 70.0)))
         },
         row("M4 mapped / bodies", m4, Some((0.05, 0.01))),
+        row("OpenMetrics / M2", as_open_metrics, None),
     ]
 }
 
