@@ -54,6 +54,9 @@ pub(super) fn comes_in_order(part: &Part, family: &Family, entry: &Entry) -> boo
     })
 }
 
+/// In place of a shape: no labels at all.
+const NO_LABELS: usize = usize::MAX;
+
 /// What is known of the samples so far.
 struct Look<'a> {
     exposition: &'a Exposition,
@@ -61,10 +64,10 @@ struct Look<'a> {
     bound: &'a [u8],
     /// Bounds must ascend.
     sorted: bool,
-    /// The shape of samples that carry a bound, which is their last label, and that of those that do not (`None` without
-    /// labels). One each, and otherwise alike: then labels are equal where their bytes are.
+    /// The shape of samples that carry a bound, which is their last label, and that of those that do not. One each, and
+    /// otherwise alike: then labels are equal where their bytes are.
     with: Option<usize>,
-    without: Option<Option<usize>>,
+    without: Option<usize>,
     /// The bounds of a metric as they are written, with their label, and their numbers.
     endings: Vec<(&'a [u8], f64)>,
     /// The labels of the current metric.
@@ -92,7 +95,11 @@ impl<'a> Look<'a> {
         } else {
             suffix_len == 0
         };
-        let shape = sample.has(Sample::LABELS).then(|| sample.shape());
+        let shape = if sample.has(Sample::LABELS) {
+            sample.shape()
+        } else {
+            NO_LABELS
+        };
         if !self.fits(shape, carries) {
             return false;
         }
@@ -122,19 +129,16 @@ impl<'a> Look<'a> {
     }
 
     /// Whether all samples have one shape, or two of which one has the bound behind the other's labels.
-    fn fits(&mut self, shape: Option<usize>, carries: bool) -> bool {
-        match (carries, shape) {
-            (true, Some(shape)) if self.with.is_none_or(|known| known == shape) => {
-                if self.with.replace(shape).is_some() {
-                    return true;
-                }
-            }
-            (false, shape) if self.without.is_none_or(|known| known == shape) => {
-                if self.without.replace(shape).is_some() {
-                    return true;
-                }
-            }
-            _ => return false,
+    fn fits(&mut self, shape: usize, carries: bool) -> bool {
+        let known = if carries {
+            &mut self.with
+        } else {
+            &mut self.without
+        };
+        match known.replace(shape) {
+            Some(before) => return before == shape,
+            None if carries && shape == NO_LABELS => return false,
+            None => {}
         }
         let body = &self.exposition.body;
         let names = |shape: usize| {
@@ -149,8 +153,8 @@ impl<'a> Look<'a> {
         others.next_back() == Some(self.bound)
             && match self.without {
                 None => true,
-                Some(None) => others.next().is_none(),
-                Some(Some(without)) => others.eq(names(without)),
+                Some(NO_LABELS) => others.next().is_none(),
+                Some(without) => others.eq(names(without)),
             }
     }
 
