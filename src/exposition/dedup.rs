@@ -478,7 +478,11 @@ fn sorted(
             let run = &exposition.index.runs[exposition.index.run_order[run_id as usize] as usize];
             for id in run.first..run.first + run.len {
                 let sample = exposition.index.samples[id as usize];
+                // The group's other samples are in other families, and say nothing of the order in this one.
+                let is_here = entry.suffixes == entry.all_suffixes
+                    || entry.suffixes.has(exposition.suffix(group, &sample, &mut line));
                 if sample.has(Sample::DROPPED)
+                    || !is_here
                     || line
                         .read(body, sample.start as usize, exposition.open_metrics)
                         .is_err()

@@ -522,3 +522,17 @@ fn rule_13_two_spellings_of_one_bound_under_two_type_lines() {
         "# TYPE h histogram\nh_bucket{le=\"1\",pod=\"a\"} 1\n",
     );
 }
+
+#[test]
+fn rule_15_samples_of_other_families_do_not_move_a_degraded_familys() {
+    let body = "# TYPE x_count histogram\nx_count_sum{a=\"w\"} 4\nx_count_count{a=\"w\"} 2\n\
+                # TYPE x histogram\nx_sum{a=\"\"} 4\nx_count{a=\"\"} 2\nx_sum{a=\"w\"} 4\nx_count{a=\"w\"} 2\n";
+    let plain = passed(&[body], &open_metrics());
+    // One blank more makes the line odd, and the engine look closely.
+    let odd = passed(&[&body.replace("{a=\"w\"} 2", "{ a=\"w\"} 2")], &open_metrics());
+    assert!(
+        plain.contains("x_count{a=\"\"} 2\nx_count{a=\"w\"} 2\n"),
+        "{plain}"
+    );
+    assert_eq!(odd, plain);
+}
