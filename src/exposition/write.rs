@@ -221,6 +221,9 @@ impl Merged {
                 if entry.n_runs > 1 {
                     let group = &block.exposition.index.groups[entry.group as usize];
                     for run in block.exposition.index.group_runs(group).skip(1) {
+                        if out.stopped() {
+                            return;
+                        }
                         if let Some(block) = self.block(family, entry, *run) {
                             block.write_run(careful, out);
                         }
@@ -398,6 +401,10 @@ impl Block<'_> {
                         if way == Way::Anew {
                             self.write_anew(*sample, careful);
                             out.push(&careful.text);
+                        }
+                        out.flush();
+                        if out.stopped() {
+                            return;
                         }
                         continue;
                     }

@@ -514,6 +514,29 @@ fn a_stopped_reader_stops_the_writer() {
 }
 
 #[test]
+fn lines_written_anew_are_handed_over_piece_by_piece() {
+    // Their own label `pod` is in the way of the added one.
+    let body: String = (0..500).map(|i| format!("a{{pod=\"{i:03}\"}} 1\n")).collect();
+    // Another run of the family, after another TYPE line.
+    let body = body + "# TYPE b histogram\na 1\na{x=\"1\"} 1\n";
+    let merged = merge(targets(&[&body]), &text());
+    let mut lens = Vec::new();
+    merged.write(256, &mut |chunk| {
+        lens.push(chunk.len());
+        true
+    });
+    assert!(lens.len() > 50 && lens.iter().all(|len| *len < 512), "{lens:?}");
+    for n_wanted in 1..lens.len() {
+        let mut n_chunks = 0;
+        merged.write(256, &mut |_| {
+            n_chunks += 1;
+            n_chunks < n_wanted
+        });
+        assert_eq!(n_chunks, n_wanted, "no more after the reader left");
+    }
+}
+
+#[test]
 fn rule_13_two_spellings_of_one_bound_under_two_type_lines() {
     let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\n# TYPE g gauge\nh_bucket{le=\"1.0\"} 2\n";
     check(
