@@ -325,6 +325,12 @@ impl Index {
         self.has_timestamps = false;
     }
 
+    /// The label names of a shape, in their order.
+    pub(super) fn shape_names(&self, shape: usize) -> &[Span] {
+        let (from, to) = self.shapes[shape].names;
+        &self.shape_names[from as usize..to as usize]
+    }
+
     /// Bytes of memory that its vectors take.
     pub(super) fn n_bytes(&self) -> usize {
         self.vectors()

@@ -110,11 +110,11 @@ struct Decimal {
 
 fn decimal(token: &[u8]) -> Option<Decimal> {
     let mut at = usize::from(matches!(token.first(), Some(b'+' | b'-')));
-    let whole = digits(token, at);
+    let whole = digits_len(token, at);
     at += whole;
     let mut fraction = 0;
     if token.get(at) == Some(&b'.') {
-        fraction = digits(token, at + 1);
+        fraction = digits_len(token, at + 1);
         at += 1 + fraction;
     }
     if whole + fraction == 0 {
@@ -124,7 +124,7 @@ fn decimal(token: &[u8]) -> Option<Decimal> {
     if matches!(token.get(at), Some(b'e' | b'E')) {
         at += 1;
         at += usize::from(matches!(token.get(at), Some(b'+' | b'-')));
-        let exponent = digits(token, at);
+        let exponent = digits_len(token, at);
         if exponent == 0 {
             return None;
         }
@@ -133,15 +133,6 @@ fn decimal(token: &[u8]) -> Option<Decimal> {
         far |= exponent > 2 || whole > 200;
     }
     (at == token.len()).then_some(Decimal { far })
-}
-
-fn digits(token: &[u8], from: usize) -> usize {
-    token
-        .get(from..)
-        .unwrap_or_default()
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count()
 }
 
 fn is_special(token: &[u8]) -> bool {
@@ -220,9 +211,9 @@ pub(super) fn is_plainly_canonical(value: &[u8]) -> bool {
     if value == b"+Inf" {
         return true;
     }
-    let whole = digits(value, 0);
+    let whole = digits_len(value, 0);
     let fraction = if value.get(whole) == Some(&b'.') {
-        digits(value, whole + 1)
+        digits_len(value, whole + 1)
     } else {
         return false;
     };

@@ -7,8 +7,7 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 
-use super::line::Span;
-use super::model::{Group, Index, Sample, Suffix, Type};
+use super::model::{Group, Sample, Suffix, Type};
 use super::plan::{Entry, Family};
 use super::{Exposition, Part, name, number};
 
@@ -142,7 +141,9 @@ impl<'a> Look<'a> {
         }
         let body = &self.exposition.body;
         let names = |shape: usize| {
-            names_of(&self.exposition.index, shape)
+            self.exposition
+                .index
+                .shape_names(shape)
                 .iter()
                 .map(|span| span.of(body))
         };
@@ -188,11 +189,6 @@ impl<'a> Look<'a> {
 
 /// Bounds that are remembered: more than most histograms have.
 const MAX_ENDINGS: usize = 64;
-
-fn names_of(index: &Index, shape: usize) -> &[Span] {
-    let (from, to) = index.shapes[shape].names;
-    &index.shape_names[from as usize..to as usize]
-}
 
 #[cfg(test)]
 mod tests {

@@ -84,12 +84,12 @@ struct Known {
     group: u32,
     /// The other name that came after this one last time.
     next: u32,
-    /// A name, a shape of that, and one of this, whose labels are the first of those: see `follow`; and what was asked last.
-    follows: Option<(u32, u32, u32)>,
+    /// A name, a shape of that, and one of this, and whether its labels are the first of those: see `follow`.
     asked: (u32, u32, u32),
     /// Itself in [`Scratch::names`].
     named: u32,
     quoted: bool,
+    follows: bool,
     /// Its lines tend to come in groups that differ in the last label only.
     steady: bool,
     /// More than one shape, or lines without labels beside lines with.
@@ -349,7 +349,9 @@ impl Parser<'_> {
         let own = self.scratch.names[known.named as usize].name.span.of(self.body);
         known.without[0] |= shape.le.is_none();
         known.without[1] |= shape.quantile.is_none();
-        known.without[2] |= !self.index.shape_names[shape.names.0 as usize..shape.names.1 as usize]
+        known.without[2] |= !self
+            .index
+            .shape_names(known.shape as usize)
             .iter()
             .any(|span| span.of(self.body) == own);
     }

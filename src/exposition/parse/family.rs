@@ -4,7 +4,7 @@ use super::super::line::{Line, Name, Span};
 use super::super::model::{Ambient, Group, Sample, Shape, Suffix, Suffixes, Type};
 use super::super::plan::OUR_PREFIX;
 use super::super::{RefusalKind, name};
-use super::scan::{absorb, hash_names, narrow, quoted_end, same, same_names, shape_names};
+use super::scan::{absorb, hash_names, narrow, quoted_end, same, same_names};
 use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
 
 /// A name, and what HELP, TYPE and UNIT say of it; the first of each counts.
@@ -244,10 +244,10 @@ impl Parser<'_> {
             suffix,
             group,
             next: NONE,
-            follows: None,
             asked: (NONE, NONE, NONE),
             named,
             quoted: sample.quoted,
+            follows: false,
             steady: false,
             shapes_vary: false,
             empty_values: false,
@@ -342,7 +342,9 @@ impl Parser<'_> {
         let index = &*self.index;
         self.scratch
             .shapes_by_names
-            .find(hash, |&id| same_names(body, shape_names(index, id), names))
+            .find(hash, |&id| {
+                same_names(body, index.shape_names(id as usize), names)
+            })
             .copied()
     }
 
@@ -366,7 +368,10 @@ impl Parser<'_> {
         });
         let index = &*index;
         self.scratch.shapes_by_names.insert_unique(hash, id, |&id| {
-            hash_names(hasher, shape_names(index, id).iter().map(|span| span.of(body)))
+            hash_names(
+                hasher,
+                index.shape_names(id as usize).iter().map(|span| span.of(body)),
+            )
         });
         names.sort_unstable_by(|a, b| a.of(body).cmp(b.of(body)));
         let set = hash_names(hasher, names.iter().map(|span| span.of(body)));

@@ -5,8 +5,8 @@ use super::super::line::{Name, Span};
 use super::super::model::Sample;
 use super::super::{name, number};
 use super::scan::{
-    absorb, begin_alike, collect_plain, common_len, narrow, same, same_names, shape_names, soon_differing,
-    spread, token_end, value_end,
+    absorb, begin_alike, collect_plain, common_len, narrow, same, same_names, soon_differing, spread,
+    token_end, value_end,
 };
 use super::{NONE, Parser, Place, Scratch, or_unlimited};
 
@@ -90,7 +90,8 @@ impl Parser<'_> {
         let last = known.get(self.last as usize)?;
         let id = last.next;
         let next = known.get(id as usize)?;
-        if next.follows != Some((self.last, last.shape, next.shape))
+        if !next.follows
+            || next.asked != (self.last, last.shape, next.shape)
             || last.series_len == 0
             || next.series_len == 0
             || self
@@ -154,14 +155,14 @@ impl Parser<'_> {
         let are_shapes = (last_shape as usize) < n_shapes && (shape as usize) < n_shapes;
         let fits = are_shapes && {
             let (names, others) = (
-                shape_names(self.index, shape),
-                shape_names(self.index, last_shape),
+                self.index.shape_names(shape as usize),
+                self.index.shape_names(last_shape as usize),
             );
             others
                 .get(..names.len())
                 .is_some_and(|others| same_names(body, names, others))
         };
-        next.follows = fits.then_some(wanted);
+        next.follows = fits;
     }
 
     /// The end of the line whose series ends at `at`, and whether it has a timestamp; `None` where it is not plain.

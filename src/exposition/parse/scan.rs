@@ -4,7 +4,6 @@ use std::hash::{BuildHasher as _, Hasher as _};
 
 use super::super::block::{self, Block};
 use super::super::line::{Line, Span};
-use super::super::model::Index;
 use super::super::name;
 use super::Utf8;
 
@@ -173,11 +172,6 @@ fn halved(blocks: &[u8; 32]) -> (Block, Block) {
 #[cold]
 fn common_tail(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
-}
-
-pub(super) fn shape_names(index: &Index, id: u32) -> &[Span] {
-    let (from, to) = index.shapes[id as usize].names;
-    &index.shape_names[from as usize..to as usize]
 }
 
 pub(super) fn same_names(body: &[u8], a: &[Span], b: &[Span]) -> bool {

@@ -516,9 +516,9 @@ fn a_stopped_reader_stops_the_writer() {
 #[test]
 fn lines_written_anew_are_handed_over_piece_by_piece() {
     // Their own label `pod` is in the way of the added one.
-    let body: String = (0..500).map(|i| format!("a{{pod=\"{i:03}\"}} 1\n")).collect();
+    let lines: Vec<String> = (0..500).map(|i| format!("a{{pod=\"{i:03}\"}} 1\n")).collect();
     // Another run of the family, after another TYPE line.
-    let body = body + "# TYPE b histogram\na 1\na{x=\"1\"} 1\n";
+    let body = lines.concat() + "# TYPE b histogram\na 1\na{x=\"1\"} 1\n";
     let merged = merge(targets(&[&body]), &text());
     let mut lens = Vec::new();
     merged.write(256, &mut |chunk| {
