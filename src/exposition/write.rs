@@ -121,14 +121,8 @@ impl Context {
                     .iter()
                     .any(|(label, _)| label.as_bytes() == span.of(&exposition.body))
             };
-            context.clashes = index
-                .shapes
-                .iter()
-                .map(|shape| {
-                    index.shape_names[shape.names.0 as usize..shape.names.1 as usize]
-                        .iter()
-                        .any(pushed)
-                })
+            context.clashes = (0..index.shapes.len())
+                .map(|shape| index.shape_names(shape).iter().any(pushed))
                 .collect();
             if !context.clashes.contains(&true) {
                 context.clashes = Vec::new();
