@@ -261,7 +261,7 @@ async fn an_api_server_of_its_own_is_killed_and_comes_back_on_its_port_with_its_
 
 #[tokio::test]
 async fn prometheus_3_scrapes_node_exporter_and_a_hanging_pod_is_down() {
-    prometheus_scrapes(&tools::path("prometheus"), "Prometheus/3.7.3").await;
+    prometheus_scrapes(&tools::path("prometheus"), "Prometheus/3.16.0").await;
 }
 
 #[tokio::test]
