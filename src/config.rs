@@ -16,7 +16,7 @@ use std::time::Duration;
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{format_go_duration, parse_bytes, parse_go_duration};
 
-use crate::target::{DefaultPort, Discover, Selector};
+use crate::targets::{DefaultPort, Discover, Selector};
 
 /// Where a value came from, for error texts.
 #[derive(Debug, Clone, PartialEq, Eq)]

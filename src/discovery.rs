@@ -23,7 +23,7 @@ use jiff::SignedDuration;
 use crate::config::{self, PodSource, Sharding};
 use crate::health::{Condition, Health, State};
 use crate::shutdown::Shutdown;
-use crate::target::{Own, Settings, Share, TargetSet};
+use crate::targets::{Own, Settings, Share, TargetSet};
 use crate::telemetry::Telemetry;
 
 use hub::Hub;

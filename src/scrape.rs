@@ -26,7 +26,7 @@ pub use pool::BufferPool;
 
 use crate::config;
 use crate::exposition::{Answer, Exposition, Limits, Pool, Refusal};
-use crate::target::{Scheme, Target};
+use crate::targets::{Scheme, Target};
 use client::Client;
 
 /// How a scraper says how long it will wait.

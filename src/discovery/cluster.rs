@@ -14,7 +14,7 @@ use super::objects;
 use super::scope::{Scope, Timing};
 use super::units::Units;
 use crate::config::{self, Sharding};
-use crate::target::Discover;
+use crate::targets::Discover;
 use crate::telemetry::Telemetry;
 
 /// A cluster that can be asked.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::hub::{Feed, Mode};
 use super::wire::PodObject;
-use crate::target::{Pod, Selector};
+use crate::targets::{Pod, Selector};
 
 /// How long events may follow one another before the files are read: an editor writes, renames and removes.
 const QUIET: Duration = Duration::from_millis(100);

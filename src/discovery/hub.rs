@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::{Snapshot, Snapshots, Sync};
 use crate::config;
 use crate::health::{Condition, Health, State};
-use crate::target::{
+use crate::targets::{
     Discover, Name, Object, ObjectKind, Objects, Pod, PodRef, Prepared, Rules, Serving, Settings, Share,
     TargetSet, assemble,
 };

@@ -15,7 +15,7 @@ use tokio::time::{timeout, timeout_at};
 use super::backoff::Backoff;
 use super::hub::{Hub, ObjectFeed};
 use super::scope::{Fault, Refusal, Timing, classify, classify_status, probe_resource, spread};
-use crate::target::{Discover, Name, Object, ObjectKind};
+use crate::targets::{Discover, Name, Object, ObjectKind};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(90);

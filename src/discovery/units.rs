@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::backoff::jittered;
 use super::hub::Hub;
-use crate::target::Share;
+use crate::targets::Share;
 use crate::telemetry::Telemetry;
 
 const LIMIT: Duration = Duration::from_secs(10);

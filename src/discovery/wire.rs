@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::target::{ContainerPort, Phase, Pod, PodRef, Protocol};
+use crate::targets::{ContainerPort, Phase, Pod, PodRef, Protocol};
 
 /// A pod on the wire.
 #[derive(Debug, Clone, Deserialize)]

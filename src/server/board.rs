@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::discovery::{Snapshot, Sync};
 use crate::scrape::Outcome;
-use crate::target::{Scheme, Target};
+use crate::targets::{Scheme, Target};
 
 /// The latest scrape of one target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -171,7 +171,7 @@ pub fn report(board: &Board, snapshot: &Snapshot) -> Report {
             last_scrape,
         }
     };
-    let skipped = |skipped: &crate::target::Skipped| SkippedReport {
+    let skipped = |skipped: &crate::targets::Skipped| SkippedReport {
         namespace: skipped.pod.namespace.clone(),
         pod: skipped.pod.name.clone(),
         kind: skipped.kind.to_owned(),

@@ -103,7 +103,7 @@ impl ShardMetrics {
     }
 
     /// Tells the share, and how many pods are ours and held.
-    pub fn set(&self, share: &crate::target::Share, own: usize, held: usize) {
+    pub fn set(&self, share: &crate::targets::Share, own: usize, held: usize) {
         self.index.set(i64::from(share.index()));
         self.units.set(i64::from(share.total()));
         for (state, count) in [("own", own), ("held", held)] {
@@ -270,7 +270,7 @@ impl DiscoveryMetrics {
     }
 
     /// Tells the size of a new set, what it left out by reason, and what making it took.
-    pub fn built(&self, set: &crate::target::TargetSet, seconds: f64) {
+    pub fn built(&self, set: &crate::targets::TargetSet, seconds: f64) {
         self.builds.inc();
         self.build_seconds.inc_by(seconds);
         self.pods.set(gauge(set.n_pods));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The modules that turn values into values.
-const CORE: &[&str] = &["exposition", "target", "layer", "config"];
+const CORE: &[&str] = &["exposition", "targets", "layer", "config"];
 
 /// What they must not use: the runtime, the network, the clock.
 const FORBIDDEN: &[&str] = &[
@@ -68,6 +68,7 @@ fn the_core_does_no_io() {
     for module in CORE {
         let mut files = rust_files(&root().join("src").join(module));
         files.push(root().join("src").join(format!("{module}.rs")));
+        files.retain(|file| file.is_file());
         for file in files {
             n_files += 1;
             let code = code(&file);
@@ -101,7 +102,8 @@ fn every_source_file_says_what_belongs_in_it() {
     for folder in ["src", "tests", "examples"] {
         for file in rust_files(&root().join(folder)) {
             let text = std::fs::read_to_string(&file).expect("the checkout can be read");
-            let is_fuzz_build = file.components().any(|part| part.as_os_str() == "target");
+            let below = file.strip_prefix(root()).expect("the file is in the checkout");
+            let is_fuzz_build = below.components().any(|part| part.as_os_str() == "target");
             if !is_fuzz_build && !text.starts_with("//!") && !text.starts_with("#![no_main]") {
                 silent.push(file);
             }

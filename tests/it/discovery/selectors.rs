@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use metrics_proxy::target::Selector;
+use metrics_proxy::targets::Selector;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};

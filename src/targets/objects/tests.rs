@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::*;
-use crate::target::{ContainerPort, DefaultPort, Own, Phase, PodRef, Prepared, Protocol, Settings, assemble};
+use crate::targets::{
+    ContainerPort, DefaultPort, Own, Phase, PodRef, Prepared, Protocol, Settings, assemble,
+};
 
 const ALL: Discover = Discover {
     pods: true,
