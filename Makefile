@@ -27,7 +27,7 @@ tools: ## Build the real parts that the tests use, into a cache outside the chec
 
 .PHONY: soak
 soak: tools ## What takes long by nature: 1,000 rotations, 10,000 pods, ten-minute counts, reproducible builds
-	METRICS_PROXY_NO_SKIP=1 METRICS_PROXY_ROTATIONS=1000 $(CARGO) test --locked --test it -- --nocapture bootstrap::rotations
+	METRICS_PROXY_NO_SKIP=1 METRICS_PROXY_ROTATIONS=1000 $(CARGO) test --locked --test it -- --nocapture reconciler::rotations
 	METRICS_PROXY_NO_SKIP=1 SCALE_IDLE_SECONDS=600 $(CARGO) test --locked --test it -- --ignored --nocapture --test-threads=1
 	$(MAKE) reproduce
 

@@ -1,4 +1,4 @@
-//! Builds and owns everything: listener, discovery, bootstrap and their end.
+//! Builds and owns everything: listener, discovery, reconciler and their end.
 //!
 //! Shell. Every task has one owner here, which awaits it. A long-lived task that ends on its own or panics ends the
 //! process with an error, and Pebble restarts it with backoff.
@@ -16,7 +16,7 @@ use crate::scrape::Scraper;
 use crate::server::{Board, Server, Shared};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
-use crate::{bootstrap, discovery};
+use crate::{discovery, pebble, reconciler};
 
 /// How long tasks other than the server may take to end; they hold nothing that needs longer.
 const TASK_GRACE: Duration = Duration::from_millis(500);
@@ -65,9 +65,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
         "discovery"
     });
     let pebble = (config.pebble.own_metrics && config.pebble.mode != PebbleMode::Off)
-        .then(|| bootstrap::OwnMetrics::new(&config.pebble));
+        .then(|| pebble::PebbleScraper::new(&config.pebble));
     // With Pebble off as well: it names what cannot be had then, and ends us where the Pebble that started us is gone.
-    let bootstrap = bootstrap::run(
+    let reconciling = reconciler::run(
         config.pebble.clone(),
         config.listen.port,
         Arc::clone(&health),
@@ -75,8 +75,8 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
         shutdown.clone(),
     );
     tasks.spawn(async move {
-        bootstrap.await;
-        "bootstrap"
+        reconciling.await;
+        "reconciler"
     });
     let shared = Arc::new(Shared {
         settings: config.scrape.clone(),

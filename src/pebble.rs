@@ -1,23 +1,30 @@
 //! Client of Pebble's API over its unix socket, one file a resource (shell).
 //!
-//! Every request has a deadline of its own. Nothing here decides: that is [`crate::bootstrap`].
+//! Every request has a deadline of its own. Nothing here decides: that is [`crate::reconciler`]. `layer`, `plan` and
+//! `owner_marker` are values: what the proxy writes into Pebble, and how it reads what is there.
 
-mod client;
+mod api_client;
 mod error;
 mod identities;
+mod layer;
 mod layers;
-mod metrics;
 mod notices;
-mod proof;
+mod owner_marker;
+mod plan;
+mod scraper;
 mod services;
-mod system;
+mod system_info;
+mod verification;
 
-pub use client::Client;
+pub use api_client::Client;
 pub use error::PebbleError;
 pub(crate) use error::chain;
 pub use identities::{Change, IdentityInfo, hash_password};
-pub use metrics::OwnMetrics;
+pub use layer::{Inputs, LABEL, Layer, SERVICE, SERVICE_LABEL};
 pub use notices::Notice;
-pub use proof::Proof;
+pub use owner_marker::{Marker, Ownership};
+pub use plan::{Meaning, Plan, PlanError};
+pub use scraper::PebbleScraper;
 pub use services::ServiceInfo;
-pub use system::{Peer, SystemInfo, Version};
+pub use system_info::{Peer, SystemInfo, Version};
+pub use verification::Proof;

@@ -1,65 +1,20 @@
-//! The mounted secret: read, understood, watched (shell; what understands it, `parse`, is pure).
+//! The mounted secret: read, understood, watched (shell; what understands it, `layouts`, is pure).
 //!
 //! A directory with one file a key (a Kubernetes Secret volume, or files that the charm pushed), or one file: a map in
-//! YAML or JSON, or what `juju show-secret --reveal` prints. Passwords live in [`Password`], which is wiped when it is
+//! YAML or JSON, or what `juju show-secret --reveal` prints. Passwords live in [`crate::credential::Password`], which is wiped when it is
 //! dropped and never shown.
 
-mod parse;
-mod read;
-mod watch;
+mod layouts;
+mod mount;
+mod watcher;
 
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
-use zeroize::Zeroizing;
+pub use layouts::{parse_entries, parse_file};
+pub use mount::read;
+pub use watcher::{Believed, Watcher};
 
-pub use parse::{parse_entries, parse_file};
-pub use read::read;
-pub use watch::{Believed, Watcher};
-
-use crate::layer::{Username, UsernameError};
-
-/// Longest password, in bytes. Pebble's work on a guess grows with the square of its length, under a global lock.
-pub const MAX_PASSWORD_BYTES: usize = 128;
-
-/// A password, wiped when dropped, never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(Zeroizing<Vec<u8>>);
-
-impl Password {
-    /// Checks and keeps a password.
-    pub fn try_new(bytes: Zeroizing<Vec<u8>>) -> Result<Self, Refusal> {
-        if bytes.is_empty() {
-            Err(Refusal::EmptyPassword)
-        } else if bytes.contains(&0) {
-            Err(Refusal::Nul("password"))
-        } else if bytes.len() > MAX_PASSWORD_BYTES {
-            Err(Refusal::LongPassword)
-        } else {
-            Ok(Self(bytes))
-        }
-    }
-
-    /// The bytes, to hash or to send, nowhere else.
-    pub fn expose(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-/// What the secret holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// Becomes the name of an identity.
-    pub username: Username,
-    /// Its password.
-    pub password: Password,
-}
+use crate::credential::{Credential, PasswordError, UsernameError};
 
 /// Why a secret cannot be used; the identity that was in force stays then.
 ///
@@ -75,12 +30,9 @@ pub enum Refusal {
     /// Not a name for an identity.
     #[error(transparent)]
     Username(#[from] UsernameError),
-    /// Nothing in it.
-    #[error("password empty; set one")]
-    EmptyPassword,
-    /// Too long.
-    #[error("password over {MAX_PASSWORD_BYTES} bytes")]
-    LongPassword,
+    /// Not a password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// A NUL byte.
     #[error("NUL byte in {0}")]
     Nul(&'static str),
@@ -100,7 +52,7 @@ pub enum Refusal {
     #[error("not a YAML or JSON map")]
     Syntax,
     /// Larger than any secret.
-    #[error("over {} bytes", read::MAX_FILE_BYTES)]
+    #[error("over {} bytes", mount::MAX_FILE_BYTES)]
     Large,
     /// A directory, pipe or device where a file belongs.
     #[error("{0} is not a file")]
@@ -116,9 +68,9 @@ impl Refusal {
         match self {
             Self::Missing(_) | Self::NoKeys | Self::NotRevealed => "missing",
             Self::Username(_) => "username",
-            Self::EmptyPassword => "empty",
-            Self::LongPassword => "long",
-            Self::Nul(_) => "nul",
+            Self::Password(PasswordError::Empty) => "empty",
+            Self::Password(PasswordError::Long) => "long",
+            Self::Nul(_) | Self::Password(PasswordError::Nul) => "nul",
             Self::Several | Self::Twice(_) => "several",
             Self::NotText(_) | Self::Syntax | Self::Large | Self::NotFile(_) => "syntax",
             Self::Io(_) => "unreadable",
@@ -164,24 +116,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_never_shown() {
-        let credential = Credential {
-            username: Username::parse("alice").unwrap(),
-            password: Password::try_new(Zeroizing::new(b"hunter2".to_vec())).unwrap(),
-        };
-        let reading = Reading::Usable(credential);
-        assert!(!format!("{reading:?}").contains("hunter2"));
-        assert!(format!("{reading:?}").contains("***"));
-    }
-
-    #[test]
     fn reasons_fit_what_pebble_checks_shows() {
         for refusal in [
             Refusal::Missing("username"),
             Refusal::NoKeys,
-            Refusal::EmptyPassword,
-            Refusal::LongPassword,
-            Refusal::Nul("password"),
+            Refusal::Username(UsernameError::Empty),
+            Refusal::Username(UsernameError::Syntax),
+            Refusal::Username(UsernameError::Charm),
+            Refusal::Username(UsernameError::Marker),
+            Refusal::Password(PasswordError::Empty),
+            Refusal::Password(PasswordError::Long),
+            Refusal::Password(PasswordError::Nul),
+            Refusal::Nul("username"),
             Refusal::NotText("password"),
             Refusal::Twice("password"),
             Refusal::Several,

@@ -29,10 +29,10 @@ use tokio_io_timeout::TimeoutStream;
 pub use answer::Body;
 pub use board::{Board, LastScrape, Report, SkippedReport, TargetReport, report};
 
-use crate::bootstrap::OwnMetrics;
 use crate::config::{self, Config};
 use crate::discovery;
 use crate::health::Health;
+use crate::pebble::PebbleScraper;
 use crate::scrape::{Scraper, WriteTimes};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Request as RequestLabels, Telemetry};
@@ -62,7 +62,7 @@ pub struct Shared {
     /// How long answers take to write.
     pub write_times: WriteTimes,
     /// Pebble's own metrics.
-    pub pebble: Option<OwnMetrics>,
+    pub pebble: Option<PebbleScraper>,
 }
 
 /// A bound listener.

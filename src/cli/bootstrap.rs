@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::identity::{Output, print};
-use crate::bootstrap::by_hand::{self, Installed, Task};
 use crate::config::Config;
+use crate::reconciler::commands::{self, Installed, Task};
 
 /// Arguments of `bootstrap`.
 #[derive(Debug, Clone, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct BootstrapArgs {
 /// # Errors
 /// Where Pebble is not there, does not let us, or cannot start the service.
 pub(crate) async fn run(args: &BootstrapArgs, config: Config) -> anyhow::Result<u8> {
-    let installed = by_hand::install(&config.pebble, config.listen.port, args.print).await?;
+    let installed = commands::install(&config.pebble, config.listen.port, args.print).await?;
     print(args.output, &installed, text)?;
     Ok(0)
 }

@@ -8,11 +8,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::bootstrap::by_hand::{self, Done, Status};
 use crate::config::Config;
-use crate::layer::{Ownership, Username};
-use crate::pebble::hash_password;
-use crate::secret::{Credential, Password};
+use crate::credential::{Credential, Password, Username};
+use crate::pebble::{Ownership, hash_password};
+use crate::reconciler::commands::{self, Done, Status};
 
 /// Arguments of `identity`.
 #[derive(Debug, Clone, Args)]
@@ -62,19 +61,19 @@ pub(crate) async fn run(args: &IdentityArgs, config: Config) -> anyhow::Result<u
     let settings = &config.pebble;
     match &args.command {
         IdentityCommand::Status => {
-            let status = by_hand::status(settings).await;
+            let status = commands::status(settings).await;
             print(args.output, &status, status_text)?;
             Ok(u8::from(!status.is_good()))
         }
         IdentityCommand::Set { username } => {
             let username = Username::parse(username)?;
             let password = ask_password()?;
-            let done = by_hand::set(settings, &Credential { username, password }).await?;
+            let done = commands::set(settings, &Credential { username, password }).await?;
             print(args.output, &done, done_text)?;
             Ok(0)
         }
         IdentityCommand::Remove { username } => {
-            let done = by_hand::remove(settings, username.as_deref()).await?;
+            let done = commands::remove(settings, username.as_deref()).await?;
             print(args.output, &done, done_text)?;
             Ok(0)
         }

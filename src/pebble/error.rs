@@ -61,7 +61,7 @@ pub enum PebbleError {
     },
     /// Pebble's plan in words that we cannot read.
     #[error("cannot read Pebble's plan")]
-    Plan(#[from] crate::layer::PlanError),
+    Plan(#[from] super::PlanError),
     /// A change that Pebble started and that failed.
     #[error("Pebble's change {id} ended as {status}: {message}")]
     Change {

@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 use zeroize::Zeroizing;
 
-use super::{Client, PebbleError, Version};
-use crate::layer::{Marker, Username};
-use crate::secret::Password;
+use super::{Client, Marker, PebbleError, Version};
+use crate::credential::{Password, Username};
 
 /// An identity as Pebble shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -128,8 +127,8 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Ownership;
     use super::*;
-    use crate::layer::Ownership;
 
     /// Checked with `openssl passwd -6 -salt ................ hunter2`.
     #[test]

@@ -2,8 +2,7 @@
 
 use serde_json::json;
 
-use super::{Client, PebbleError};
-use crate::layer::{Layer, Plan};
+use super::{Client, Layer, PebbleError, Plan};
 
 impl Client {
     /// The combined plan. From Pebble 1.28 on for admins only.

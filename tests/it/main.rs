@@ -7,7 +7,6 @@
 
 mod support;
 
-mod bootstrap;
 mod charm;
 mod dashboard;
 mod demo;
@@ -18,6 +17,7 @@ mod end_to_end;
 mod exposition;
 mod image;
 mod ingress;
+mod reconciler;
 mod release;
 mod rock;
 mod scrape;

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-use super::{Credential, Password, Reading, Refusal};
-use crate::layer::Username;
+use super::{Reading, Refusal};
+use crate::credential::{Credential, Password, Username};
 
 /// Understands per-key files: what `username` and `password` hold, and whether anything else is there.
 ///
@@ -230,7 +230,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::UsernameError;
+    use crate::credential::{PasswordError, UsernameError};
 
     fn pair(username: &str, password: &str) -> Reading {
         Reading::Usable(Credential {
@@ -274,7 +274,7 @@ mod tests {
         check_entries(
             Some(b"alice"),
             Some(b"a\0b"),
-            &Reading::Refused(Refusal::Nul("password")),
+            &Reading::Refused(Refusal::Password(PasswordError::Nul)),
         );
         check_entries(
             Some(b"al\0ice"),
@@ -300,7 +300,7 @@ mod tests {
         check_entries(
             Some(b"alice"),
             Some(b"\n"),
-            &Reading::Refused(Refusal::EmptyPassword),
+            &Reading::Refused(Refusal::Password(PasswordError::Empty)),
         );
         assert_eq!(
             parse_entries(None, None, true),
@@ -319,7 +319,7 @@ mod tests {
         check_entries(
             Some(b"alice"),
             Some(&[b'x'; 129]),
-            &Reading::Refused(Refusal::LongPassword),
+            &Reading::Refused(Refusal::Password(PasswordError::Long)),
         );
     }
 
@@ -378,8 +378,14 @@ mod tests {
             ("user: alice", Refusal::NoKeys),
             ("username: alice", Refusal::Missing("password")),
             ("password: p", Refusal::Missing("username")),
-            ("username: alice\npassword: ''", Refusal::EmptyPassword),
-            ("username: alice\npassword:\n", Refusal::EmptyPassword),
+            (
+                "username: alice\npassword: ''",
+                Refusal::Password(PasswordError::Empty),
+            ),
+            (
+                "username: alice\npassword:\n",
+                Refusal::Password(PasswordError::Empty),
+            ),
             ("username: alice\npassword: 123", Refusal::NotText("password")),
             ("username: alice\npassword: [a]", Refusal::NotText("password")),
             ("username: alice\npassword: {a: b}", Refusal::NotText("password")),
@@ -387,7 +393,10 @@ mod tests {
                 "username: alice\npassword: a\npassword: b",
                 Refusal::Twice("password"),
             ),
-            ("username: alice\npassword: \"a\\0b\"", Refusal::Nul("password")),
+            (
+                "username: alice\npassword: \"a\\0b\"",
+                Refusal::Password(PasswordError::Nul),
+            ),
             (
                 "username: a b\npassword: p",
                 Refusal::Username(UsernameError::Syntax),

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 use super::Client;
-use crate::secret::Credential;
+use crate::credential::Credential;
 
 /// How long a proof may take: a hash or two under Pebble's global lock.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -137,8 +137,7 @@ fn parse_status(line: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layer::Username;
-    use crate::secret::Password;
+    use crate::credential::{Password, Username};
 
     fn credential() -> Credential {
         Credential {

@@ -9,9 +9,12 @@ use serde::Serialize;
 
 use super::decide::{Foreign, Step, Wanted, Why, decide_identity};
 use crate::config;
-use crate::layer::{Inputs, LABEL, Layer, Marker, Ownership, SERVICE, SERVICE_LABEL, Username};
-use crate::pebble::{Change, Client, IdentityInfo, PebbleError, Proof, SystemInfo};
-use crate::secret::{self, Credential, Reading};
+use crate::credential::{Credential, Username};
+use crate::pebble::{
+    Change, Client, IdentityInfo, Inputs, LABEL, Layer, Marker, Ownership, PebbleError, Proof, SERVICE,
+    SERVICE_LABEL, SystemInfo,
+};
+use crate::secret::{self, Reading};
 
 /// Why something by hand was not done.
 #[derive(Debug, thiserror::Error)]

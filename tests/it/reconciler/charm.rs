@@ -163,7 +163,7 @@ async fn twenty_replans_during_a_rotation_disturb_nothing() {
 #[tokio::test]
 async fn the_charms_own_client_agrees() {
     let _python = tool_or_skip!("python");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/bootstrap/charm.py");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/reconciler/charm.py");
     for version in VERSIONS {
         let rig = Rig::start(version, Setup::default()).await;
         rig.push_pair("alice", "one");

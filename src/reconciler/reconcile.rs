@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use super::decide::{Fight, Foreign, LayerStep, Step, Wanted, Why, decide_identity, decide_layer};
 use super::parent::Parent;
 use crate::config::{self, PebbleMode};
+use crate::credential::Credential;
 use crate::health::{Condition, Health, State};
-use crate::layer::{Inputs, LABEL, Layer, Meaning, Ownership};
-use crate::pebble::{Client, Notice, PebbleError, Peer, Proof, SystemInfo, chain};
-use crate::secret::{Believed, Credential, Fingerprint, Watcher};
+use crate::pebble::{
+    Client, Inputs, LABEL, Layer, Meaning, Notice, Ownership, PebbleError, Peer, Proof, SystemInfo, chain,
+};
+use crate::secret::{Believed, Fingerprint, Watcher};
 use crate::telemetry::{IdentityState, LayerState, Telemetry};
 
 /// First wait after Pebble was not there; doubled up to [`LONGEST_RETRY`].

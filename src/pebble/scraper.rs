@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 
 /// Pebble's own metrics: the body as it is (families repeated and interleaved; the merge regroups them).
 #[derive(Debug)]
-pub struct OwnMetrics {
+pub struct PebbleScraper {
     client: Option<Client>,
     /// How long to leave a Pebble alone that refused: each refusal makes it log a CRITICAL line.
     refused_interval: Duration,
@@ -30,7 +30,7 @@ struct Answer {
     until: Instant,
 }
 
-impl OwnMetrics {
+impl PebbleScraper {
     /// Nothing is asked yet. With `--pebble off` or `--pebble-metrics=false` nothing ever is.
     pub fn new(settings: &config::Pebble) -> Self {
         let wanted = settings.own_metrics && settings.mode != PebbleMode::Off;
@@ -108,7 +108,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let asked = fake(&socket, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na\n");
-        let metrics = OwnMetrics::new(&settings(&socket));
+        let metrics = PebbleScraper::new(&settings(&socket));
         let (a, b) = tokio::join!(metrics.fetch(), metrics.fetch());
         assert_eq!(a.as_deref(), Some(&b"a\n"[..]));
         assert_eq!(a, b);
@@ -121,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
         let asked = fake(&socket, "HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n");
-        let metrics = OwnMetrics::new(&settings(&socket));
+        let metrics = PebbleScraper::new(&settings(&socket));
         assert_eq!(metrics.fetch().await, None);
         assert_eq!(metrics.fetch().await, None);
         assert_eq!(asked.load(Ordering::Relaxed), 1);
@@ -131,7 +131,7 @@ mod tests {
     async fn off_or_absent_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
-        assert_eq!(OwnMetrics::new(&settings(&socket)).fetch().await, None);
+        assert_eq!(PebbleScraper::new(&settings(&socket)).fetch().await, None);
         let asked = fake(&socket, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\na\n");
         for off in [
             config::Pebble {
@@ -143,7 +143,7 @@ mod tests {
                 ..settings(&socket)
             },
         ] {
-            assert_eq!(OwnMetrics::new(&off).fetch().await, None);
+            assert_eq!(PebbleScraper::new(&off).fetch().await, None);
         }
         assert_eq!(asked.load(Ordering::Relaxed), 0);
     }

@@ -536,7 +536,7 @@ async fn an_old_pebble_is_named_and_left_alone() {
 }
 
 fn hash_of(password: &str) -> String {
-    let password = metrics_proxy::secret::Password::try_new(zeroize::Zeroizing::new(password.into()))
+    let password = metrics_proxy::credential::Password::try_new(zeroize::Zeroizing::new(password.into()))
         .expect("a good password");
     metrics_proxy::pebble::hash_password(&password).to_string()
 }

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::layer::{Marker, Meaning, Ownership, Plan, Username};
-use crate::pebble::{Change, IdentityInfo, Proof};
+use crate::credential::Username;
+use crate::pebble::{Change, IdentityInfo, Marker, Meaning, Ownership, Plan, Proof};
 
 /// What the secret asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +261,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
-    use crate::layer::{Inputs, Layer};
+    use crate::pebble::{Inputs, Layer};
 
     /// `alice` is metrics with a password, `@alice` her marker, `_alice` her marker by hand, `alice!` an admin, `alice#`
     /// a local one.

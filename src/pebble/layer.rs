@@ -1,21 +1,16 @@
 //! What we want of Pebble, as values: the checks, the service, the identity.
 //!
-//! Core. The files under `pebble-layers/` are the one source of truth: the rock ships them, and the program posts the
+//! The files under `pebble-layers/` are the one source of truth: the rock ships them, and the program posts the
 //! same, rendered for its own port and level. What is rendered is a function of the configuration only, so that posting
 //! it again changes nothing. Pebble shows a plan in its own words (`60s` as `1m0s`, defaults filled in), so plans are
 //! compared by meaning.
-
-mod identity;
-mod plan;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-pub use identity::{Marker, Ownership, Username, UsernameError};
-pub use plan::{Meaning, Plan, PlanError};
-
+use super::{Meaning, Plan};
 use crate::config::CheckLevel;
 
 /// The label of the layer with our checks.
@@ -27,8 +22,8 @@ pub const SERVICE_LABEL: &str = "metrics-proxy-service";
 /// The name of our service.
 pub const SERVICE: &str = "metrics-proxy";
 
-const SERVICE_YAML: &str = include_str!("../pebble-layers/001-metrics-proxy.yaml");
-const CHECKS_YAML: &str = include_str!("../pebble-layers/002-metrics-proxy-self.yaml");
+const SERVICE_YAML: &str = include_str!("../../pebble-layers/001-metrics-proxy.yaml");
+const CHECKS_YAML: &str = include_str!("../../pebble-layers/002-metrics-proxy-self.yaml");
 /// The port in the files, replaced by the configured one.
 const SHIPPED_PORT: u16 = 15090;
 

@@ -2,16 +2,15 @@
 //!
 //! Desired state against observed state, one look at a time: `decide` says what to do and is pure, `reconcile` does
 //! it. Nothing here makes the program fail: whatever Pebble does, metrics are served and `/readyz` says what is wrong.
-//! The service never replans, starts or stops anything; only the command `bootstrap` ([`by_hand`]) does.
+//! The service never replans, starts or stops anything; only the command `bootstrap` ([`commands`]) does.
 
-pub mod by_hand;
+pub mod commands;
 mod decide;
 mod parent;
 mod reconcile;
 
 use std::sync::Arc;
 
-pub use crate::pebble::OwnMetrics;
 pub use decide::{Fight, Foreign, LayerStep, Step, Wanted, Why, decide_identity, decide_layer};
 
 use crate::config::{self, PebbleMode};

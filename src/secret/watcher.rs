@@ -11,7 +11,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Credential, Fingerprint, Fingerprints, Reading, Refusal, read};
+use super::{Fingerprint, Fingerprints, Reading, Refusal, read};
+use crate::credential::Credential;
 
 /// What is believed of the secret.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The reconcile loop in this process, against real Pebbles: what it does to them and what it says.
 
-mod by_hand;
 mod charm;
+mod commands;
 mod killed;
 mod life_cycle;
 mod others;
@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics_proxy::bootstrap;
 use metrics_proxy::config::{self, Config};
 use metrics_proxy::health::Health;
+use metrics_proxy::reconciler;
 use metrics_proxy::shutdown::Shutdown;
 use metrics_proxy::telemetry::Telemetry;
 
@@ -56,7 +56,7 @@ fn write_secret(pebble: &Pebble, username: &str, password: &str) {
 impl Keeper {
     fn start(settings: config::Pebble) -> Self {
         let (health, telemetry, shutdown) = <(Arc<Health>, Arc<Telemetry>, Shutdown)>::default();
-        let task = tokio::spawn(bootstrap::run(
+        let task = tokio::spawn(reconciler::run(
             settings,
             15090,
             Arc::clone(&health),
