@@ -1,13 +1,14 @@
-//! Fan-out: one bounded, timed scrape of each target for one request.
+//! The fan-out: for one request, scrapes every target once, in parallel and with a deadline.
 //!
-//! Shell. Each scrape is a task of the request's own set: dropping the request drops its scrapes. Overlapping
-//! requests share nothing but connections, buffers and limits.
+//! Shell. The scrapes of a request are tasks of its own set, so dropping the request cancels them. Requests that
+//! overlap share only connections, buffers and limits.
 
 mod body;
-mod budget;
+mod buffer_pool;
 mod client;
-mod held;
-mod pool;
+mod deadline;
+mod error;
+mod memory_budget;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,126 +20,52 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-pub use budget::{WriteTimes, budget};
+pub use buffer_pool::BufferPool;
 pub use client::ClientError;
-pub use held::Held;
-pub use pool::BufferPool;
+pub use deadline::{WriteTimes, fan_out_time};
+pub use error::ScrapeError;
+pub use memory_budget::MemoryBudget;
 
 use crate::config;
-use crate::exposition::{Answer, Exposition, Limits, Pool, Refusal};
+use crate::exposition::{Answer, Exposition, Limits, Pool};
 use crate::targets::{Scheme, Target};
-use client::Client;
+use client::TargetClient;
 
-/// How a scraper says how long it will wait.
+/// The header in which a scraper sends its timeout.
 pub static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
-/// How long a body may hold one of the `--max-concurrent-scrapes` slots. A target that drips its body slower than
-/// this goes on without a slot, so that any number of slow targets never keeps the others waiting.
+/// How long reading a body may occupy one of the `--max-concurrent-scrapes` slots. A slower target continues without a
+/// slot, so that slow targets, however many there are, do not delay the others.
 const SLOT_TIME: Duration = Duration::from_millis(250);
 
-/// Bodies from here on are decompressed and parsed on the blocking pool: parsing runs at some 50 ns a sample, so this
-/// keeps the work between two awaits of an I/O task below a millisecond.
+/// Larger bodies are decompressed and parsed on the blocking pool. Parsing takes about 50 ns per sample, so this keeps
+/// the work of an I/O task between two awaits below a millisecond.
 const INLINE_PARSE_BYTES: usize = 128 << 10;
 
-/// The same for compressed bodies, which grow about tenfold.
+/// The same limit for compressed bodies, which usually become ten times as large.
 const INLINE_GUNZIP_BYTES: usize = 12 << 10;
 
-/// Why a scrape gave no samples.
-#[derive(Debug, thiserror::Error)]
-pub enum ScrapeError {
-    /// No connection.
-    #[error("cannot connect")]
-    Connect(#[source] ClientError),
-    /// The request was not answered properly.
-    #[error("cannot read the answer")]
-    Request(#[source] ClientError),
-    /// Not within the budget.
-    #[error("no complete answer within {:.1} s", .0.as_secs_f64())]
-    Deadline(Duration),
-    /// A redirect, which is never followed: a target must not make the proxy ask elsewhere.
-    #[error("answered with a redirect ({0}), which is not followed")]
-    Redirect(StatusCode),
-    /// Any other status than 200.
-    #[error("answered {0}")]
-    Status(StatusCode),
-    /// The body ended early or the connection broke.
-    #[error("the body broke off after {read_bytes} bytes")]
-    Body {
-        /// Bytes that arrived.
-        read_bytes: u64,
-        /// What the connection says.
-        #[source]
-        source: hyper::Error,
-    },
-    /// Not what its Content-Encoding says.
-    #[error("the body is not valid gzip")]
-    Gzip(#[source] std::io::Error),
-    /// Larger than one body may be.
-    #[error("the body exceeds {limit_bytes} bytes; raise --max-body-bytes or reduce what the target exposes")]
-    TooLarge {
-        /// The limit in force.
-        limit_bytes: u64,
-    },
-    /// Among the largest of an answer whose bodies are too large in all.
-    #[error(
-        "all bodies together exceed {limit_bytes} bytes and this is among the largest; raise --max-held-bytes or use shards"
-    )]
-    Held {
-        /// The limit in force.
-        limit_bytes: u64,
-    },
-    /// Not an exposition, or over one of its limits.
-    #[error("{0}")]
-    Refused(Refusal),
-    /// While the scrape ran, its address went over to another pod.
-    #[error("the pod lost its address while it was scraped")]
-    Moved,
-    /// A bug: the scrape's task ended without a result.
-    #[error("the scrape ended without a result; please report this")]
-    Lost,
-}
-
-impl ScrapeError {
-    /// A stable word for metrics.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => "connect",
-            Self::Request(_) => "request",
-            Self::Deadline(_) => "timeout",
-            Self::Redirect(_) => "redirect",
-            Self::Status(_) => "status",
-            Self::Body { .. } => "body",
-            Self::Gzip(_) => "gzip",
-            Self::TooLarge { .. } => "body_bytes",
-            Self::Held { .. } => "held_bytes",
-            Self::Refused(refusal) => refusal.kind.as_str(),
-            Self::Moved => "moved",
-            Self::Lost => "internal",
-        }
-    }
-}
-
-/// What became of one target in one request.
+/// The result of scraping one target for one request.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ScrapeOutcome {
     /// The target.
     pub target: Arc<Target>,
-    /// Its body, parsed, or why there is none.
+    /// The parsed body, or the error.
     pub result: Result<Exposition, ScrapeError>,
-    /// From the request to the end of the parse, or to the failure.
+    /// The time from the request to the end of the parse, or to the failure.
     pub duration: Duration,
 }
 
-/// Scrapes targets. One per process; cheap to share.
+/// Scrapes targets. There is one per process.
 #[derive(Debug)]
 pub struct Scraper {
-    client: Client,
+    client: TargetClient,
     settings: config::Scrape,
     limits: Limits,
     slots: Arc<Semaphore>,
-    /// Bodies between scrapes; the server gives them back once an answer is out.
+    /// Free body buffers. The server returns a response's buffers when the response is written.
     pub buffers: Arc<BufferPool>,
-    /// What parsing and merging need between scrapes.
+    /// The parser's and the merger's memory, reused between scrapes.
     pub pool: Pool,
 }
 
@@ -146,10 +73,10 @@ impl Scraper {
     /// Prepares the client.
     ///
     /// # Errors
-    /// Where the certificate authorities cannot be read.
+    /// If the certificate authorities cannot be read.
     pub fn try_new(settings: &config::Scrape) -> Result<Self, ClientError> {
         Ok(Self {
-            client: Client::try_new(settings)?,
+            client: TargetClient::try_new(settings)?,
             limits: Limits {
                 max_samples: settings.max_samples,
                 max_labels: settings.max_labels,
@@ -163,39 +90,39 @@ impl Scraper {
         })
     }
 
-    /// Scrapes every target once, in parallel, until `deadline`. Returns one outcome a target, in the order given.
+    /// Scrapes every target once, in parallel, until `deadline`. Returns one outcome per target, in the given order.
     pub async fn fan_out(
         self: &Arc<Self>,
         targets: &[Arc<Target>],
         answer: &Answer,
         deadline: Instant,
-    ) -> Vec<Outcome> {
+    ) -> Vec<ScrapeOutcome> {
         let started = Instant::now();
-        let budget = deadline.saturating_duration_since(started);
-        let held = Arc::new(Held::new(self.settings.max_held_bytes));
-        let accept =
-            HeaderValue::from_str(&answer.target_accept()).expect("the accept header is of our own making");
+        let time = deadline.saturating_duration_since(started);
+        let memory_budget = Arc::new(MemoryBudget::new(self.settings.max_held_bytes));
+        let accept = HeaderValue::from_str(&answer.target_accept())
+            .expect("the generated Accept header has only visible ASCII characters");
         let mut tasks = JoinSet::new();
         for (index, target) in targets.iter().enumerate() {
-            let (scraper, target, held, accept) = (
+            let (scraper, target, memory_budget, accept) = (
                 Arc::clone(self),
                 Arc::clone(target),
-                Arc::clone(&held),
+                Arc::clone(&memory_budget),
                 accept.clone(),
             );
             tasks.spawn(async move {
-                let scrape = scraper.scrape(&target, index, &held, accept, deadline);
+                let scrape = scraper.scrape(&target, index, &memory_budget, accept, deadline);
                 let result = timeout_at(deadline.into(), scrape)
                     .await
-                    .unwrap_or(Err(ScrapeError::Deadline(budget)));
+                    .unwrap_or(Err(ScrapeError::Deadline(time)));
                 (index, result, started.elapsed())
             });
         }
-        let mut outcomes: Vec<Option<Outcome>> = targets.iter().map(|_| None).collect();
+        let mut outcomes: Vec<Option<ScrapeOutcome>> = targets.iter().map(|_| None).collect();
         while let Some(joined) = tasks.join_next().await {
             match joined {
                 Ok((index, result, duration)) => {
-                    outcomes[index] = Some(Outcome {
+                    outcomes[index] = Some(ScrapeOutcome {
                         target: Arc::clone(&targets[index]),
                         result,
                         duration,
@@ -203,19 +130,20 @@ impl Scraper {
                 }
                 Err(error) => tracing::error!(%error, "Cannot finish a scrape"),
             }
-            // The largest bodies go as soon as the sum is over, not at the end: memory stays bounded throughout.
-            for index in held.take_refused() {
+            // The largest bodies are freed as soon as the sum exceeds the limit and not at the end, so that memory stays
+            // bounded.
+            for index in memory_budget.drain_refused() {
                 if let Some(outcome) = &mut outcomes[index] {
-                    let error = ScrapeError::Held {
+                    let error = ScrapeError::MemoryBudget {
                         limit_bytes: self.settings.max_held_bytes,
                     };
                     if let Ok(exposition) = std::mem::replace(&mut outcome.result, Err(error)) {
-                        self.buffers.give(exposition.into_body());
+                        self.buffers.release(exposition.into_body());
                     }
                 }
             }
         }
-        let lost = |target: &Arc<Target>| Outcome {
+        let lost = |target: &Arc<Target>| ScrapeOutcome {
             target: Arc::clone(target),
             result: Err(ScrapeError::Lost),
             duration: started.elapsed(),
@@ -231,7 +159,7 @@ impl Scraper {
         &self,
         target: &Target,
         index: usize,
-        held: &Held,
+        memory_budget: &MemoryBudget,
         accept: HeaderValue,
         deadline: Instant,
     ) -> Result<Exposition, ScrapeError> {
@@ -251,18 +179,18 @@ impl Scraper {
             status if status.is_redirection() => return Err(ScrapeError::Redirect(status)),
             status => return Err(ScrapeError::Status(status)),
         }
-        self.read(response, index, held).await
+        self.read(response, index, memory_budget).await
     }
 
-    /// Reads, decompresses and parses a body. Only from here on a slot is held: waiting for a first byte costs none.
+    /// Reads, decompresses and parses a body. A slot is occupied only from here on, not while waiting for the first byte.
     async fn read(
         &self,
         response: http::Response<Incoming>,
         index: usize,
-        held: &Held,
+        memory_budget: &MemoryBudget,
     ) -> Result<Exposition, ScrapeError> {
         let limit_bytes = self.settings.max_body_bytes;
-        // Prometheus decodes this spelling and no other; whatever else is parsed as it came.
+        // Prometheus decodes exactly this value. With any other value, it parses the body as it is.
         let gzip = response
             .headers()
             .get(http::header::CONTENT_ENCODING)
@@ -272,7 +200,12 @@ impl Scraper {
             .get(http::header::CONTENT_TYPE)
             .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
         let mut slot = Some(self.slots.acquire().await.expect("the semaphore is never closed"));
-        let mut reading = std::pin::pin!(body::read(response.into_body(), limit_bytes, &self.buffers, held));
+        let mut reading = std::pin::pin!(body::read(
+            response.into_body(),
+            limit_bytes,
+            &self.buffers,
+            memory_budget
+        ));
         let raw = tokio::select! {
             raw = &mut reading => raw?,
             () = tokio::time::sleep(SLOT_TIME) => {
@@ -307,11 +240,11 @@ impl Scraper {
         };
         drop(slot);
         let exposition = decode_and_parse?;
-        if held.add(index, exposition.n_budget_bytes() as u64) {
+        if memory_budget.add(index, exposition.n_budget_bytes() as u64) {
             Ok(exposition)
         } else {
-            self.buffers.give(exposition.into_body());
-            Err(ScrapeError::Held {
+            self.buffers.release(exposition.into_body());
+            Err(ScrapeError::MemoryBudget {
                 limit_bytes: self.settings.max_held_bytes,
             })
         }

@@ -1,4 +1,4 @@
-//! Reading one body, within its limits.
+//! Reads and decompresses one body within its limits.
 
 use std::io::Read as _;
 
@@ -6,38 +6,40 @@ use flate2::bufread::MultiGzDecoder;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
-use super::{BufferPool, Held, ScrapeError};
+use super::{BufferPool, MemoryBudget, ScrapeError};
 
-/// What a body of unknown length is given at first.
-const FIRST_BYTES: u64 = 16 << 10;
+/// The capacity of the first buffer of a body whose length is unknown.
+const INITIAL_BYTES: u64 = 16 << 10;
 
-/// Gives back what a body under way took from the account, also when its scrape is dropped.
+/// Releases the bytes of a body in progress, also when its scrape is dropped.
 struct InProgress<'a> {
-    held: &'a Held,
+    budget: &'a MemoryBudget,
     bytes: u64,
 }
 
 impl Drop for InProgress<'_> {
     fn drop(&mut self) {
-        self.held.shrink(self.bytes);
+        self.budget.shrink(self.bytes);
     }
 }
 
-/// Reads a whole body as it came over the wire.
+/// Reads a whole body as it arrives, without decompressing it.
 ///
-/// Frames are copied into one buffer: a kept frame would pin the connection's read buffer, up to four times its size.
+/// Frames are copied into one buffer, because a frame that is kept also keeps the connection's read buffer, which has
+/// up to four times its size.
 pub(super) async fn read(
     mut body: Incoming,
     limit_bytes: u64,
     buffers: &BufferPool,
-    held: &Held,
+    budget: &MemoryBudget,
 ) -> Result<Vec<u8>, ScrapeError> {
     let announced = body.size_hint().exact();
     if announced.is_some_and(|bytes| bytes > limit_bytes) {
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
-    let mut buffer = buffers.take(usize::try_from(announced.unwrap_or(FIRST_BYTES)).unwrap_or(usize::MAX));
-    let mut under_way = InProgress { held, bytes: 0 };
+    let mut buffer =
+        buffers.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
+    let mut in_progress = InProgress { budget, bytes: 0 };
     while let Some(frame) = body.frame().await {
         let read_bytes = buffer.len() as u64;
         let frame = frame.map_err(|source| ScrapeError::Body { read_bytes, source })?;
@@ -46,43 +48,44 @@ pub(super) async fn read(
         if all > limit_bytes {
             return Err(ScrapeError::TooLarge { limit_bytes });
         }
-        under_way.bytes += added;
-        if !held.grow(all, added) {
-            return Err(ScrapeError::Held {
-                limit_bytes: held.limit_bytes(),
+        in_progress.bytes += added;
+        if !budget.grow(all, added) {
+            return Err(ScrapeError::MemoryBudget {
+                limit_bytes: budget.limit_bytes(),
             });
         }
         if buffer.capacity() - buffer.len() < data.len() {
-            let mut larger = buffers.take((buffer.len() + data.len()).max(buffer.capacity() * 2));
+            let mut larger = buffers.acquire((buffer.len() + data.len()).max(buffer.capacity() * 2));
             larger.extend_from_slice(&buffer);
-            buffers.give(std::mem::replace(&mut buffer, larger));
+            buffers.release(std::mem::replace(&mut buffer, larger));
         }
         buffer.extend_from_slice(data);
     }
     Ok(buffer)
 }
 
-/// Decompresses a whole gzip body, all of its members, refusing it as soon as it is too large.
+/// Decompresses a gzip body with all of its members, and refuses it as soon as it is too large.
 ///
-/// A cut stream, anything behind the last member, and an empty body are errors, as they are to Prometheus.
+/// A truncated stream, bytes after the last member, and an empty body are errors, as they are in Prometheus.
 pub(super) fn gunzip(
     compressed: Vec<u8>,
     limit_bytes: u64,
     buffers: &BufferPool,
 ) -> Result<Vec<u8>, ScrapeError> {
-    // Expositions shrink about tenfold; the trailer's length is only a claim, so it is not believed either.
+    // Expositions are compressed to about a tenth. The length in the gzip trailer is not used: a target can write any
+    // number there.
     let guess = compressed
         .len()
         .saturating_mul(10)
         .min(usize::try_from(limit_bytes).unwrap_or(usize::MAX));
-    let mut plain = buffers.take(guess);
+    let mut plain = buffers.acquire(guess);
     let mut decoder = MultiGzDecoder::new(compressed.as_slice()).take(limit_bytes.saturating_add(1));
     let result = decoder.read_to_end(&mut plain);
     drop(decoder);
-    buffers.give(compressed);
+    buffers.release(compressed);
     result.map_err(ScrapeError::Gzip)?;
     if plain.len() as u64 > limit_bytes {
-        buffers.give(plain);
+        buffers.release(plain);
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
     Ok(plain)
@@ -103,14 +106,14 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    fn plain(compressed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ScrapeError> {
+    fn decompress(compressed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ScrapeError> {
         gunzip(compressed, limit, &BufferPool::default())
     }
 
     #[test]
     fn several_members_are_one_body() {
         let body = [gzip(b"a 1\n"), gzip(b"b 2\n")].concat();
-        assert_eq!(plain(body, 100).unwrap(), b"a 1\nb 2\n");
+        assert_eq!(decompress(body, 100).unwrap(), b"a 1\nb 2\n");
     }
 
     #[test]
@@ -118,10 +121,10 @@ mod tests {
         let body = gzip(&vec![b'a'; 1 << 20]);
         assert!(body.len() < 100_000);
         assert!(matches!(
-            plain(body.clone(), 1000),
+            decompress(body.clone(), 1000),
             Err(ScrapeError::TooLarge { limit_bytes: 1000 })
         ));
-        assert_eq!(plain(body, 1 << 20).unwrap().len(), 1 << 20);
+        assert_eq!(decompress(body, 1 << 20).unwrap().len(), 1 << 20);
     }
 
     #[test]
@@ -135,7 +138,10 @@ mod tests {
             ("empty", Vec::new()),
         ];
         for (name, body) in cases {
-            assert!(matches!(plain(body, 1000), Err(ScrapeError::Gzip(_))), "{name}");
+            assert!(
+                matches!(decompress(body, 1000), Err(ScrapeError::Gzip(_))),
+                "{name}"
+            );
         }
     }
 }

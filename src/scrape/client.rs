@@ -1,4 +1,4 @@
-//! The HTTP client for targets: kept-alive connections, no proxy, no redirects, a short connect timeout.
+//! The HTTP client for targets. It reuses connections, uses no proxy and follows no redirects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,44 +19,44 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::config;
 
-/// An idle connection outlives the usual scrape intervals of up to a minute.
+/// Idle connections are kept for longer than the usual scrape intervals of up to one minute.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// Each connection that is kept keeps its read buffer: with thousands of pods a large one costs more memory than their
-/// bodies, and is no faster here.
+/// Each idle connection keeps its read buffer. With thousands of pods, larger buffers would need more memory than the
+/// bodies, and they are not faster here.
 const READ_BUFFER_BYTES: usize = 16 << 10;
 
-/// Why a request could not be made or was not answered.
+/// Why a request could not be sent, or got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The authorities' file.
+    /// The file of certificate authorities.
     #[error("cannot read certificate authorities from {path:?}")]
     Authorities {
         /// The file.
         path: std::path::PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// The TLS set-up.
+    /// The TLS configuration.
     #[error("cannot set up TLS")]
     Tls(#[from] rustls::Error),
-    /// The target's address and path are no URL.
-    #[error("cannot make a request of the target's path")]
+    /// The target's address and path do not form a URL.
+    #[error("cannot build a request from the target's path")]
     Invalid(#[source] http::Error),
-    /// Connection or protocol.
+    /// A connection error or a protocol error.
     #[error("{}", root_cause(.0))]
     Http(legacy::Error),
 }
 
 impl ClientError {
-    /// Whether there was no connection at all.
+    /// Whether no connection could be made.
     pub fn is_connect(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_connect())
     }
 }
 
-/// The last cause says it in the system's words; the ones above only repeat that something failed.
+/// Returns the text of the last cause. The causes above it only repeat that something failed.
 fn root_cause(error: &legacy::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
@@ -65,13 +65,13 @@ fn root_cause(error: &legacy::Error) -> String {
     cause.to_string()
 }
 
-/// The client.
+/// An HTTP client with a connection pool.
 #[derive(Debug, Clone)]
-pub(super) struct Client {
+pub(super) struct TargetClient {
     inner: legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
 }
 
-impl Client {
+impl TargetClient {
     pub(super) fn try_new(settings: &config::Scrape) -> Result<Self, ClientError> {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -126,14 +126,14 @@ fn tls(settings: &config::Scrape) -> Result<ClientConfig, ClientError> {
             }
         }
         None => {
-            // Targets are mostly http; a machine without authorities is a problem of the https targets alone.
+            // A machine without any authorities must not prevent the start, because most targets use plain http.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Accepts any certificate, as `--target-insecure-skip-verify` asks for; signatures are still checked.
+/// Accepts any certificate, for `--target-insecure-skip-verify`. Signatures are still checked.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

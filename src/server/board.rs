@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::discovery::{Snapshot, Sync};
-use crate::scrape::Outcome;
+use crate::scrape::ScrapeOutcome;
 use crate::targets::{Scheme, Target};
 
 /// The latest scrape of one target.
@@ -92,7 +92,7 @@ pub struct Board {
 
 impl Board {
     /// Notes the outcomes of one fan-out; targets that were not in it are forgotten.
-    pub fn note(&self, began: SystemTime, outcomes: &[Outcome]) {
+    pub fn note(&self, began: SystemTime, outcomes: &[ScrapeOutcome]) {
         let at = jiff::Timestamp::try_from(began)
             .map(|at| at.to_string())
             .unwrap_or_default();
@@ -108,7 +108,7 @@ impl Board {
     }
 }
 
-fn last_scrape(at: &str, outcome: &Outcome) -> LastScrape {
+fn last_scrape(at: &str, outcome: &ScrapeOutcome) -> LastScrape {
     let (samples, body_bytes) = outcome.result.as_ref().map_or((0, 0), |exposition| {
         (exposition.n_samples(), exposition.n_bytes())
     });

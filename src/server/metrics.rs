@@ -21,7 +21,7 @@ use super::answer::{Body, text};
 use super::{Shared, board};
 use crate::discovery::Sync;
 use crate::exposition::{self, Answer, DeflatedBlock, Exposition, GzipStream, Limits, Part, deflate_block};
-use crate::scrape::{Outcome, ScrapeError, TIMEOUT_HEADER, budget};
+use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
 use crate::telemetry::Reason;
 
 /// The size of a piece of the answer: large enough that a write costs nothing beside the merge.
@@ -72,12 +72,12 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
     let sibling = user_agent
         .as_deref()
         .is_some_and(|agent| agent.starts_with("metrics-proxy/"));
-    let budget = budget(
+    let fan_out_time = fan_out_time(
         &shared.settings,
         header(&TIMEOUT_HEADER).as_deref(),
         shared.write_times.expected(),
     );
-    let deadline = started + budget;
+    let deadline = started + fan_out_time;
     let pebble = pebble_part(&shared, deadline);
     let mut parts = Vec::new();
     if sibling {
@@ -172,7 +172,7 @@ fn own_part(exposition: Option<Exposition>) -> Part {
     }
 }
 
-fn part(outcome: Outcome) -> Part {
+fn part(outcome: ScrapeOutcome) -> Part {
     Part {
         labels: outcome.target.labels.clone(),
         up: Some(outcome.result.is_ok()),
@@ -182,7 +182,7 @@ fn part(outcome: Outcome) -> Part {
 }
 
 /// Counts outcomes, and logs what is new only at debug: a target's state is on `/targets` and in `up`.
-fn note(shared: &Shared, outcomes: &[Outcome]) {
+fn note(shared: &Shared, outcomes: &[ScrapeOutcome]) {
     let metrics = &shared.telemetry.scrape;
     let (mut bytes, mut samples) = (0, 0);
     for outcome in outcomes {
@@ -209,7 +209,7 @@ fn note(shared: &Shared, outcomes: &[Outcome]) {
 }
 
 /// Our own metrics, with a few series for each target of this answer.
-fn own(shared: &Shared, outcomes: &[Outcome]) -> Part {
+fn own(shared: &Shared, outcomes: &[ScrapeOutcome]) -> Part {
     let mut text = shared.telemetry.encode();
     text.truncate(text.trim_end_matches("# EOF\n").len());
     per_target(&mut text, outcomes);
@@ -228,8 +228,8 @@ fn own(shared: &Shared, outcomes: &[Outcome]) -> Part {
     }
 }
 
-fn per_target(text: &mut String, outcomes: &[Outcome]) {
-    type Value = fn(&Outcome) -> f64;
+fn per_target(text: &mut String, outcomes: &[ScrapeOutcome]) {
+    type Value = fn(&ScrapeOutcome) -> f64;
     let families: [(&str, &str, Value); 3] = [
         (
             "duration_seconds",
@@ -311,9 +311,9 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
                 let _ = sender.blocking_send(Piece::End);
             }
             for exposition in merged.into_parts().into_iter().filter_map(|part| part.exposition) {
-                shared.scraper.buffers.give(exposition.into_body());
+                shared.scraper.buffers.release(exposition.into_body());
             }
-            shared.scraper.buffers.age();
+            shared.scraper.buffers.end_of_response();
         }
     });
     // Held by the stream, so that nothing outlives the answer unseen.
@@ -329,7 +329,7 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
                 Some(Piece::End) => {
                     in_flight.complete = true;
                     let took = started.elapsed();
-                    in_flight.shared.write_times.note(took);
+                    in_flight.shared.write_times.record(took);
                     in_flight
                         .shared
                         .telemetry

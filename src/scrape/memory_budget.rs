@@ -1,16 +1,17 @@
-//! The bytes held for one answer, and who loses when they are too many.
+//! The memory budget of one response, and which bodies are refused when it is exceeded.
 
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Accounts for the bodies of one answer.
+/// Counts the bytes of the bodies of one response.
 ///
-/// Where their sum passes the limit, the largest are refused, whatever came first: the same targets lose at every
-/// scrape. Refusing the largest at each overflow keeps the same bodies as refusing the largest at the end would: a
-/// body refused early is at least as large as each one held then, so with these it would not have fitted later either.
+/// When the sum exceeds the limit, the largest bodies are refused in whatever order they arrived, so that every scrape
+/// refuses the same targets. Refusing the largest body at each overflow has the same result as refusing the largest
+/// ones at the end: a body that is refused early is at least as large as each one that is kept at that moment, so it
+/// would not fit beside them later either.
 #[derive(Debug)]
-pub struct Held {
+pub struct MemoryBudget {
     limit_bytes: u64,
     state: Mutex<State>,
     in_progress_bytes: AtomicU64,
@@ -19,13 +20,13 @@ pub struct Held {
 #[derive(Debug, Default)]
 struct State {
     sum_bytes: u64,
-    /// By size, then by place: of two equal bodies the later target loses.
+    /// Sorted by size, then by index: of two equal bodies the one of the later target is refused.
     bodies: BinaryHeap<(u64, usize)>,
     refused: Vec<usize>,
 }
 
-impl Held {
-    /// Nothing held yet.
+impl MemoryBudget {
+    /// An empty budget.
     pub fn new(limit_bytes: u64) -> Self {
         Self {
             limit_bytes,
@@ -34,8 +35,8 @@ impl Held {
         }
     }
 
-    /// Takes a complete body into the account; `false` where it is the one to go. Other bodies that have to go are
-    /// told by [`Held::take_refused`].
+    /// Adds a complete body. Returns `false` if that body is refused; [`MemoryBudget::drain_refused`] returns the other
+    /// bodies that are refused because of it.
     pub fn add(&self, index: usize, bytes: u64) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.sum_bytes += bytes;
@@ -55,13 +56,13 @@ impl Held {
         kept
     }
 
-    /// The targets whose bodies have to go since the last call.
-    pub fn take_refused(&self) -> Vec<usize> {
+    /// Returns the indexes of the targets whose bodies were refused since the last call.
+    pub fn drain_refused(&self) -> Vec<usize> {
         std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).refused)
     }
 
-    /// Accounts for bytes that are still being read. `false` where the bodies under way are too large in all and this
-    /// one is large itself: it would be refused in the end.
+    /// Adds bytes that are still being read. Returns `false` if all bodies in progress together exceed the limit and
+    /// this one is large itself: it would be refused in the end.
     pub fn grow(&self, body_bytes: u64, by_bytes: u64) -> bool {
         let all = self.in_progress_bytes.fetch_add(by_bytes, Ordering::Relaxed) + by_bytes;
         all <= self.limit_bytes || body_bytes < self.limit_bytes / 64
@@ -72,7 +73,7 @@ impl Held {
         self.limit_bytes
     }
 
-    /// Gives back what [`Held::grow`] took, once a body is complete or given up.
+    /// Releases what [`MemoryBudget::grow`] added, when the body is complete or abandoned.
     pub fn shrink(&self, by_bytes: u64) {
         self.in_progress_bytes.fetch_sub(by_bytes, Ordering::Relaxed);
     }
@@ -82,13 +83,13 @@ impl Held {
 mod tests {
     use super::*;
 
-    /// Adds the bodies in the order given and returns the targets that are kept.
+    /// Adds the bodies in the given order and returns the targets that are kept.
     fn kept(limit: u64, order: &[usize], sizes: &[u64]) -> Vec<usize> {
-        let held = Held::new(limit);
+        let budget = MemoryBudget::new(limit);
         let mut kept = vec![false; sizes.len()];
         for &index in order {
-            kept[index] = held.add(index, sizes[index]);
-            for refused in held.take_refused() {
+            kept[index] = budget.add(index, sizes[index]);
+            for refused in budget.drain_refused() {
                 kept[refused] = false;
             }
         }
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_body_goes_whatever_came_first() {
+    fn the_largest_body_is_refused_in_any_order() {
         let sizes = [60, 50, 40];
         for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
             assert_eq!(kept(100, &order, &sizes), [1, 2], "{order:?}");
@@ -104,28 +105,28 @@ mod tests {
     }
 
     #[test]
-    fn equal_bodies_go_from_the_end() {
+    fn of_equal_bodies_the_last_is_refused() {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             assert_eq!(kept(100, &order, &[40, 40, 40]), [0, 1], "{order:?}");
         }
     }
 
     #[test]
-    fn a_body_over_the_limit_alone_goes_and_the_rest_stays() {
+    fn a_body_over_the_limit_is_refused_and_the_rest_is_kept() {
         assert_eq!(kept(100, &[1, 0, 2], &[10, 1000, 20]), [0, 2]);
     }
 
     #[test]
-    fn a_large_body_under_way_is_given_up_when_all_together_are_too_large() {
-        let held = Held::new(6400);
-        assert!(held.grow(6000, 6000));
-        assert!(!held.grow(6500, 500));
+    fn a_large_body_in_progress_is_refused_when_all_together_are_too_large() {
+        let budget = MemoryBudget::new(6400);
+        assert!(budget.grow(6000, 6000));
+        assert!(!budget.grow(6500, 500));
         assert!(
-            held.grow(50, 50),
-            "a small one is never given up for the large ones' sake"
+            budget.grow(50, 50),
+            "a small body is never refused because of large ones"
         );
-        held.shrink(6550);
-        assert!(held.grow(6000, 6000));
+        budget.shrink(6550);
+        assert!(budget.grow(6000, 6000));
     }
 
     proptest::proptest! {
