@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::config::{Config, PebbleMode};
 use crate::health::Health;
 use crate::scrape::Scraper;
-use crate::server::{Board, Server, Shared};
+use crate::server::{AppState, ScrapeStatus, Server};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::{discovery, pebble, reconciler};
@@ -78,19 +78,19 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
         reconciling.await;
         "reconciler"
     });
-    let shared = Arc::new(Shared {
+    let state = Arc::new(AppState {
         settings: config.scrape.clone(),
         discovery,
         health: Arc::clone(&health),
         telemetry,
         scraper,
-        board: Board::default(),
+        scrape_status: ScrapeStatus::default(),
         write_times: crate::scrape::WriteTimes::default(),
         pebble,
     });
     let stop = shutdown.clone();
     tasks.spawn(async move {
-        server.serve(shared, stop).await;
+        server.serve(state, stop).await;
         "server"
     });
     tracing::info!(%address, version = crate::VERSION, "Serving");

@@ -2,10 +2,10 @@
 //!
 //! Shell. [`Server::bind`] takes the port, [`Server::serve`] accepts until shutdown and lets requests in flight finish.
 
-mod answer;
-mod board;
-mod metrics;
+mod metrics_handler;
 mod page;
+mod response;
+mod status;
 
 use std::convert::Infallible;
 use std::io;
@@ -26,8 +26,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 
-pub use answer::Body;
-pub use board::{Board, LastScrape, Report, SkippedReport, TargetReport, report};
+pub use response::Body;
+pub use status::{LastScrape, Report, ScrapeStatus, SkippedReport, TargetReport, report};
 
 use crate::config::{self, Config};
 use crate::discovery;
@@ -36,7 +36,7 @@ use crate::pebble::PebbleScraper;
 use crate::scrape::{Scraper, WriteTimes};
 use crate::shutdown::Shutdown;
 use crate::telemetry::{Request as RequestLabels, Telemetry};
-use answer::{json, text};
+use response::{json, text};
 
 /// Connections at the same time. Scrapers need a handful; the rest waits in the listen queue.
 const MAX_CONNECTIONS: usize = 512;
@@ -46,7 +46,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 #[derive(Debug)]
-pub struct Shared {
+pub struct AppState {
     /// Settings of scrapes.
     pub settings: config::Scrape,
     /// Pods.
@@ -58,7 +58,7 @@ pub struct Shared {
     /// Fan-out.
     pub scraper: Arc<Scraper>,
     /// What became of each target lately.
-    pub board: Board,
+    pub scrape_status: ScrapeStatus,
     /// How long answers take to write.
     pub write_times: WriteTimes,
     /// Pebble's own metrics.
@@ -104,7 +104,7 @@ impl Server {
 
     /// Accepts and answers until shutdown, then lets requests in flight finish within the grace period. Idle
     /// connections are closed at once, and the port is free before the first request has finished.
-    pub async fn serve(self, shared: Arc<Shared>, shutdown: Shutdown) {
+    pub async fn serve(self, state: Arc<AppState>, shutdown: Shutdown) {
         let graceful = GracefulShutdown::new();
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -134,8 +134,8 @@ impl Server {
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(self.write_timeout));
             let stream = TokioIo::new(Box::pin(stream));
-            let shared = Arc::clone(&shared);
-            let service = service_fn(move |request| handle(Arc::clone(&shared), request));
+            let state = Arc::clone(&state);
+            let service = service_fn(move |request| handle(Arc::clone(&state), request));
             let connection = graceful.watch(http.serve_connection(stream, service));
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
@@ -168,11 +168,11 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// Answers one request; a bug in a handler is answered with 500 and logged, never with silence.
-async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn handle(state: Arc<AppState>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (head, _) = request.into_parts();
     let handler = route_name(head.uri.path());
-    let telemetry = Arc::clone(&shared.telemetry);
-    let response = AssertUnwindSafe(route(shared, &head))
+    let telemetry = Arc::clone(&state.telemetry);
+    let response = AssertUnwindSafe(route(state, &head))
         .catch_unwind()
         .await
         .unwrap_or_else(|_| {
@@ -204,7 +204,7 @@ fn route_name(path: &str) -> &'static str {
     }
 }
 
-async fn route(shared: Arc<Shared>, head: &http::request::Parts) -> Response<Body> {
+async fn route(state: Arc<AppState>, head: &http::request::Parts) -> Response<Body> {
     let handler = route_name(head.uri.path());
     if handler == "other" {
         let known = "not found; there is /metrics, /healthz, /readyz, /targets and /api/v1/targets\n";
@@ -218,13 +218,13 @@ async fn route(shared: Arc<Shared>, head: &http::request::Parts) -> Response<Bod
         return response;
     }
     match handler {
-        "/metrics" => metrics::answer(shared, head).await,
+        "/metrics" => metrics_handler::handle(state, head).await,
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => readyz(&shared.health, head.uri.query()),
-        "/api/v1/targets" => json(&board::report(&shared.board, &shared.discovery.latest())),
+        "/readyz" => readyz(&state.health, head.uri.query()),
+        "/api/v1/targets" => json(&status::report(&state.scrape_status, &state.discovery.latest())),
         _ => {
-            let report = board::report(&shared.board, &shared.discovery.latest());
-            let readiness = shared.health.readiness(None, true);
+            let report = status::report(&state.scrape_status, &state.discovery.latest());
+            let readiness = state.health.readiness(None, true);
             let mut response = text(StatusCode::OK, page::render(&report, &readiness));
             response
                 .headers_mut()

@@ -15,7 +15,7 @@ use super::identity::{Output, print};
 use crate::config::Config;
 use crate::discovery::{self, Sync};
 use crate::health::Health;
-use crate::server::{Board, Report, report};
+use crate::server::{Report, ScrapeStatus, report};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
@@ -91,7 +91,7 @@ async fn from_source(config: Config) -> anyhow::Result<Report> {
     let snapshot = discovery.latest();
     shutdown.cancel();
     let _ = watching.await;
-    Ok(report(&Board::default(), &snapshot))
+    Ok(report(&ScrapeStatus::default(), &snapshot))
 }
 
 /// Aligned columns.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::board::Report;
+use super::status::Report;
 use crate::health::Readiness;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}\
@@ -118,7 +118,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::board::{SkippedReport, TargetReport};
+    use crate::server::status::{SkippedReport, TargetReport};
 
     #[test]
     fn what_a_pod_says_never_becomes_markup() {

@@ -86,13 +86,13 @@ pub struct Report {
 
 /// The latest scrapes by target.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct ScrapeStatus {
     last: Mutex<Arc<HashMap<Arc<Target>, LastScrape>>>,
 }
 
-impl Board {
+impl ScrapeStatus {
     /// Notes the outcomes of one fan-out; targets that were not in it are forgotten.
-    pub fn note(&self, began: SystemTime, outcomes: &[ScrapeOutcome]) {
+    pub fn record(&self, began: SystemTime, outcomes: &[ScrapeOutcome]) {
         let at = jiff::Timestamp::try_from(began)
             .map(|at| at.to_string())
             .unwrap_or_default();
@@ -148,8 +148,8 @@ pub(super) fn url(target: &Target) -> String {
 }
 
 /// The report of a moment.
-pub fn report(board: &Board, snapshot: &Snapshot) -> Report {
-    let latest = board.latest();
+pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
+    let latest = status.latest();
     let (discovery, reason) = match &snapshot.sync {
         Sync::Pending(reason) => ("pending", Some(reason.clone())),
         Sync::Synced => ("synced", None),

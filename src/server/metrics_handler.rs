@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answer::{Body, text};
-use super::{Shared, board};
+use super::response::{Body, text};
+use super::{AppState, status};
 use crate::discovery::Sync;
 use crate::exposition::{self, Answer, DeflatedBlock, Exposition, GzipStream, Limits, Part, deflate_block};
 use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
@@ -34,15 +34,15 @@ const CONFIRM_LIMIT: Duration = Duration::from_millis(250);
 
 /// Counts a request that ends before its answer is whole: its future or its body is dropped.
 struct InFlight {
-    shared: Arc<Shared>,
+    state: Arc<AppState>,
     complete: bool,
 }
 
 impl InFlight {
-    fn begin(shared: &Arc<Shared>) -> Self {
-        shared.telemetry.scrape.in_flight.inc();
+    fn begin(state: &Arc<AppState>) -> Self {
+        state.telemetry.scrape.in_flight.inc();
         Self {
-            shared: Arc::clone(shared),
+            state: Arc::clone(state),
             complete: false,
         }
     }
@@ -50,16 +50,16 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.shared.telemetry.scrape.in_flight.dec();
+        self.state.telemetry.scrape.in_flight.dec();
         if !self.complete {
-            self.shared.telemetry.scrape.cancelled.inc();
+            self.state.telemetry.scrape.cancelled.inc();
         }
     }
 }
 
 /// Answers one request for `/metrics`.
-pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> Response<Body> {
-    let mut in_flight = InFlight::begin(&shared);
+pub(super) async fn handle(state: Arc<AppState>, head: &http::request::Parts) -> Response<Body> {
+    let mut in_flight = InFlight::begin(&state);
     let started = Instant::now();
     let header = |name| header_text(&head.headers, name);
     let user_agent = header(&USER_AGENT);
@@ -73,18 +73,18 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
         .as_deref()
         .is_some_and(|agent| agent.starts_with("metrics-proxy/"));
     let fan_out_time = fan_out_time(
-        &shared.settings,
+        &state.settings,
         header(&TIMEOUT_HEADER).as_deref(),
-        shared.write_times.expected(),
+        state.write_times.expected(),
     );
     let deadline = started + fan_out_time;
-    let pebble = pebble_part(&shared, deadline);
+    let pebble = pebble_part(&state, deadline);
     let mut parts = Vec::new();
     if sibling {
-        parts.push(own(&shared, &[]));
+        parts.push(own(&state, &[]));
         parts.extend(pebble.await);
     } else {
-        let snapshot = shared
+        let snapshot = state
             .discovery
             // A server that does not answer must not cost the scrape; the last set is better than none.
             .freshen(deadline.saturating_duration_since(Instant::now()) / 4)
@@ -102,24 +102,24 @@ pub(super) async fn answer(shared: Arc<Shared>, head: &http::request::Parts) -> 
             );
         }
         let began = SystemTime::now();
-        let scrapes = shared
+        let scrapes = state
             .scraper
             .fan_out(&snapshot.targets.targets, &answer, deadline);
         let (mut outcomes, pebble) = tokio::join!(scrapes, pebble);
         // A list from before the scrape cannot say whose body this is after it.
-        let now = shared.discovery.freshen(CONFIRM_LIMIT).await;
+        let now = state.discovery.freshen(CONFIRM_LIMIT).await;
         for outcome in &mut outcomes {
             if outcome.result.is_ok() && !now.targets.confirms(&outcome.target) {
                 outcome.result = Err(ScrapeError::Moved);
             }
         }
-        note(&shared, &outcomes);
-        shared.board.note(began, &outcomes);
-        parts.push(own(&shared, &outcomes));
+        note(&state, &outcomes);
+        state.scrape_status.record(began, &outcomes);
+        parts.push(own(&state, &outcomes));
         parts.extend(outcomes.into_iter().map(part));
         parts.extend(pebble);
     }
-    shared
+    state
         .telemetry
         .scrape
         .fan_out_seconds
@@ -152,8 +152,8 @@ fn respond(answer: &Answer, body: Body) -> Response<Body> {
 }
 
 /// Pebble's own metrics, where they can be had in time: beside the scrapes, so that a slow Pebble delays nothing.
-async fn pebble_part(shared: &Shared, deadline: Instant) -> Option<Part> {
-    let fetched = timeout_at(deadline.into(), shared.pebble.as_ref()?.fetch()).await;
+async fn pebble_part(state: &AppState, deadline: Instant) -> Option<Part> {
+    let fetched = timeout_at(deadline.into(), state.pebble.as_ref()?.fetch()).await;
     match exposition::parse(fetched.ok()??.into(), None, &Limits::default()) {
         Ok(exposition) => Some(own_part(Some(exposition))),
         Err(refusal) => {
@@ -182,8 +182,8 @@ fn part(outcome: ScrapeOutcome) -> Part {
 }
 
 /// Counts outcomes, and logs what is new only at debug: a target's state is on `/targets` and in `up`.
-fn note(shared: &Shared, outcomes: &[ScrapeOutcome]) {
-    let metrics = &shared.telemetry.scrape;
+fn note(state: &AppState, outcomes: &[ScrapeOutcome]) {
+    let metrics = &state.telemetry.scrape;
     let (mut bytes, mut samples) = (0, 0);
     for outcome in outcomes {
         match &outcome.result {
@@ -199,7 +199,7 @@ fn note(shared: &Shared, outcomes: &[ScrapeOutcome]) {
                     .inc();
                 tracing::debug!(
                     pod = outcome.target.pod.name, namespace = outcome.target.pod.namespace,
-                    address = %outcome.target.address, error = board::chain(error), "Cannot scrape target"
+                    address = %outcome.target.address, error = status::chain(error), "Cannot scrape target"
                 );
             }
         }
@@ -209,8 +209,8 @@ fn note(shared: &Shared, outcomes: &[ScrapeOutcome]) {
 }
 
 /// Our own metrics, with a few series for each target of this answer.
-fn own(shared: &Shared, outcomes: &[ScrapeOutcome]) -> Part {
-    let mut text = shared.telemetry.encode();
+fn own(state: &AppState, outcomes: &[ScrapeOutcome]) -> Part {
+    let mut text = state.telemetry.encode();
     text.truncate(text.trim_end_matches("# EOF\n").len());
     per_target(&mut text, outcomes);
     text.push_str("# EOF\n");
@@ -270,7 +270,7 @@ fn per_target(text: &mut String, outcomes: &[ScrapeOutcome]) {
                 "metrics_proxy_target_{name}{{namespace=\"{}\",pod=\"{}\",url=\"{}\"}} {}",
                 escaped(&target.pod.namespace),
                 escaped(&target.pod.name),
-                escaped(&board::url(target)),
+                escaped(&status::url(target)),
                 value(outcome)
             );
         }
@@ -293,15 +293,15 @@ enum Piece {
 
 /// Merges on a blocking thread and streams what it writes; gzip runs on further threads, several blocks at once.
 fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body {
-    let shared = Arc::clone(&in_flight.shared);
+    let state = Arc::clone(&in_flight.state);
     let (sender, receiver) = mpsc::channel::<Piece>(CHUNKS_AHEAD);
     let started = Instant::now();
     let gzip = answer.gzip();
     let merging = tokio::task::spawn_blocking({
-        let shared = Arc::clone(&shared);
+        let state = Arc::clone(&state);
         move || {
-            let merged = shared.scraper.pool.merge(parts, &answer);
-            note_merge(&shared, &merged);
+            let merged = state.scraper.pool.merge(parts, &answer);
+            note_merge(&state, &merged);
             let mut gone = false;
             merged.write(CHUNK_BYTES, &mut |chunk| {
                 gone = sender.blocking_send(Piece::Chunk(chunk)).is_err();
@@ -311,9 +311,9 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
                 let _ = sender.blocking_send(Piece::End);
             }
             for exposition in merged.into_parts().into_iter().filter_map(|part| part.exposition) {
-                shared.scraper.buffers.release(exposition.into_body());
+                state.scraper.buffers.release(exposition.into_body());
             }
-            shared.scraper.buffers.end_of_response();
+            state.scraper.buffers.end_of_response();
         }
     });
     // Held by the stream, so that nothing outlives the answer unseen.
@@ -329,9 +329,9 @@ fn stream_merged(in_flight: InFlight, parts: Vec<Part>, answer: Answer) -> Body 
                 Some(Piece::End) => {
                     in_flight.complete = true;
                     let took = started.elapsed();
-                    in_flight.shared.write_times.record(took);
+                    in_flight.state.write_times.record(took);
                     in_flight
-                        .shared
+                        .state
                         .telemetry
                         .scrape
                         .write_seconds
@@ -386,8 +386,8 @@ fn framed(pieces: impl Stream<Item = io::Result<Option<Vec<u8>>>> + Send + 'stat
     StreamBody::new(frames).boxed_unsync()
 }
 
-fn note_merge(shared: &Shared, merged: &exposition::Merged) {
-    let metrics = &shared.telemetry.scrape;
+fn note_merge(state: &AppState, merged: &exposition::Merged) {
+    let metrics = &state.telemetry.scrape;
     metrics.duplicates.inc_by(merged.n_dropped() as u64);
     metrics.conflicts.clear();
     for conflict in merged.problems() {
