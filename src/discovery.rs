@@ -150,8 +150,8 @@ pub async fn start(
     let is_cluster = matches!(settings.source, PodSource::Cluster { .. });
     let selected = match &settings.selector {
         None if is_cluster => State::unready(NO_SELECTOR),
-        None => State::note("all pods of --pods-file"),
-        Some(selector) => State::note(selector.to_string()),
+        None => State::ok("all pods of --pods-file"),
+        Some(selector) => State::ok(selector.to_string()),
     };
     health.set(Condition::Selector, selected);
     let source = Source::new(settings).await?;

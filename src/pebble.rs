@@ -16,9 +16,9 @@ mod services;
 mod system_info;
 mod verification;
 
+pub(crate) use crate::error::chain;
 pub use api_client::Client;
 pub use error::PebbleError;
-pub(crate) use error::chain;
 pub use identities::{Change, IdentityInfo, hash_password};
 pub use layer::{Inputs, LABEL, Layer, SERVICE, SERVICE_LABEL};
 pub use notices::Notice;

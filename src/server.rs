@@ -31,7 +31,7 @@ pub use status::{LastScrape, Report, ScrapeStatus, SkippedReport, TargetReport, 
 
 use crate::config::{self, Config};
 use crate::discovery;
-use crate::health::Health;
+use crate::health::{Condition, Health};
 use crate::pebble::PebbleScraper;
 use crate::scrape::{Scraper, WriteTimes};
 use crate::shutdown::Shutdown;
@@ -234,13 +234,17 @@ async fn route(state: Arc<AppState>, head: &http::request::Parts) -> Response<Bo
     }
 }
 
-/// `/readyz`, `/readyz?verbose`, `/readyz?only=identity`.
+/// `/readyz`, `/readyz?verbose`, `/readyz?only=identity`. An unknown word is an error: a misspelled probe that always
+/// passed would hide every problem.
 fn readyz(health: &Health, query: Option<&str>) -> Response<Body> {
     let mut only = None;
     let mut verbose = false;
     for part in query.unwrap_or_default().split('&') {
         match part.split_once('=') {
-            Some(("only", word)) => only = Some(word),
+            Some(("only", word)) => match Condition::parse(word) {
+                Ok(condition) => only = Some(condition),
+                Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
+            },
             Some(("verbose", value)) => verbose = value != "false" && value != "0",
             None if part == "verbose" => verbose = true,
             _ => {}

@@ -633,7 +633,7 @@ pub(super) fn spread(interval: Duration) -> Duration {
 }
 
 pub(super) fn classify(error: &kube::Error) -> Fault {
-    let detail = chain(error);
+    let detail = crate::error::chain(error);
     match error {
         kube::Error::Api(status) => classify_status(status),
         kube::Error::Auth(_) => Fault::Failed {
@@ -668,22 +668,6 @@ pub(super) fn classify_status(status: &Status) -> Fault {
             detail,
         },
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let part = error.to_string();
-        // kube repeats its causes in its own words.
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -280,10 +280,7 @@ impl<'a> Reconciler<'a> {
             self.meet_old(&info);
             return self.post_notices().await;
         }
-        self.say(
-            Condition::Pebble,
-            State::note(format!("version {}", info.version)),
-        );
+        self.say(Condition::Pebble, State::ok(format!("version {}", info.version)));
         self.ask_privilege().await?;
         match self.keep_layer().await {
             // What is wrong with the plan is no reason to leave the identity alone.
@@ -661,7 +658,7 @@ impl<'a> Reconciler<'a> {
             return;
         }
         let text = self.remedies();
-        let in_force = matches!(self.health.get(Condition::Identity), Some(State::Ok(Some(note))) if note.starts_with("in force"));
+        let in_force = matches!(self.health.get(Condition::Identity), Some(State::Note(note)) if note.starts_with("in force"));
         let state = if self.secret.is_configured() && !in_force {
             State::unready(text)
         } else {
@@ -681,7 +678,7 @@ impl<'a> Reconciler<'a> {
     /// Tells the charm. What Pebble does not take is not kept: it says the same on `/readyz`.
     async fn post_notices(&mut self) -> Result<(), PebbleError> {
         let rights = match self.health.get(Condition::Rights) {
-            Some(State::Unready(text) | State::Ok(Some(text))) => Some(text),
+            Some(State::Bad(text) | State::Note(text)) => Some(text),
             _ => None,
         };
         if rights != self.told_rights {
@@ -711,8 +708,8 @@ impl<'a> Reconciler<'a> {
         if changed {
             let condition = condition.as_str();
             match state {
-                State::Unready(reason) => tracing::warn!(condition, %reason, "Not ready"),
-                State::Ok(Some(note)) => tracing::info!(condition, %note, "Condition"),
+                State::Bad(reason) => tracing::warn!(condition, %reason, "Not ready"),
+                State::Note(note) | State::Ok(Some(note)) => tracing::info!(condition, %note, "Condition"),
                 State::Ok(None) => tracing::info!(condition, "Condition holds"),
             }
         }

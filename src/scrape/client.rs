@@ -45,7 +45,7 @@ pub enum ClientError {
     #[error("cannot build a request from the target's path")]
     Invalid(#[source] http::Error),
     /// A connection error or a protocol error.
-    #[error("{}", root_cause(.0))]
+    #[error("{}", crate::error::root_cause(.0))]
     Http(legacy::Error),
 }
 
@@ -54,15 +54,6 @@ impl ClientError {
     pub fn is_connect(&self) -> bool {
         matches!(self, Self::Http(error) if error.is_connect())
     }
-}
-
-/// Returns the text of the last cause. The causes above it only repeat that something failed.
-fn root_cause(error: &legacy::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 /// An HTTP client with a connection pool.

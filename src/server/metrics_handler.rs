@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::response::{Body, text};
 use super::{AppState, status};
 use crate::discovery::Sync;
+use crate::error::chain;
 use crate::exposition::{self, Answer, DeflatedBlock, Exposition, GzipStream, Limits, Part, deflate_block};
 use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
 use crate::telemetry::Reason;
@@ -199,7 +200,7 @@ fn note(state: &AppState, outcomes: &[ScrapeOutcome]) {
                     .inc();
                 tracing::debug!(
                     pod = outcome.target.pod.name, namespace = outcome.target.pod.namespace,
-                    address = %outcome.target.address, error = status::chain(error), "Cannot scrape target"
+                    address = %outcome.target.address, error = chain(error), "Cannot scrape target"
                 );
             }
         }

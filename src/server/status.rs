@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::discovery::{Snapshot, Sync};
+use crate::error::chain;
 use crate::scrape::ScrapeOutcome;
 use crate::targets::{Scheme, Target};
 
@@ -121,21 +122,6 @@ fn last_scrape(at: &str, outcome: &ScrapeOutcome) -> LastScrape {
         error: error.map(|error| chain(error)),
         error_kind: error.map(|error| error.kind().to_owned()),
     }
-}
-
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// What a target is asked, as a URL.

@@ -86,6 +86,20 @@ async fn without_a_selector_it_starts_and_says_so() {
 }
 
 #[tokio::test]
+async fn an_unknown_condition_is_400_with_the_words_that_there_are() {
+    let app = App::with_pods(&[], &[]).await;
+    let known = app.get("/readyz?only=discovery", &[]).await;
+    assert_eq!((known.status, known.text().as_str()), (StatusCode::OK, "ready\n"));
+    let unknown = app.get("/readyz?verbose&only=discovry", &[]).await;
+    assert_eq!(unknown.status, StatusCode::BAD_REQUEST);
+    let text = unknown.text();
+    assert!(
+        text.starts_with("unknown condition \"discovry\"; use one of selector, discovery, "),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn no_pods_at_all_is_200_with_our_own_metrics() {
     let app = App::with_pods(&[], &[]).await;
     let answer = app.get("/metrics", &[]).await;

@@ -38,7 +38,7 @@ async fn a_file_is_watched_and_a_broken_one_keeps_the_last_set() {
         .await;
     write("kind: Pod\nmetadata: [");
     running
-        .until_readyz("[ok] discovery: the last known set is in use: cannot use document 1 of pods.yaml")
+        .until_readyz("[note] discovery: the last known set is in use: cannot use document 1 of pods.yaml")
         .await;
     running
         .until_targets(&["a 10.0.0.1:80/metrics", "b 10.0.0.2:80/metrics"])

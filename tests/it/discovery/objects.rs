@@ -93,7 +93,7 @@ async fn monitors_and_services_add_targets_as_they_come_and_go() {
     // prometheus-operator is not there: said, and no obstacle.
     running.until_targets(&["annotated 127.5.0.3:9/metrics"]).await;
     running
-        .until_readyz("[ok] rights: podmonitors are not installed in this cluster")
+        .until_readyz("[note] rights: podmonitors are not installed in this cluster")
         .await;
     assert!(
         running.readyz().contains("servicemonitors are not installed"),

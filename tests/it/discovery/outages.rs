@@ -33,7 +33,7 @@ async fn a_killed_api_server_costs_nothing_and_is_met_again_soon() {
     running.until_targets(&before).await;
     cluster.kill_api_server();
     running
-        .until_readyz("[ok] discovery: the last known set is in use: the API server cannot be reached")
+        .until_readyz("[note] discovery: the last known set is in use: the API server cannot be reached")
         .await;
     // Long enough for the waits between attempts to have grown to their most.
     let attempts = || running.metric("metrics_proxy_discovery_failures_total{reason=\"unreachable\"}");
@@ -118,7 +118,7 @@ async fn a_server_that_hangs_is_waited_for() {
     let kubeconfig = cluster.kubeconfig(ADMIN, None);
     cluster.signal_api_server(Signal::STOP);
     let running = Running::on_cluster(&kubeconfig, &[]).await;
-    running.until_readyz("[unready] discovery: the API server ").await;
+    running.until_readyz("[bad] discovery: the API server ").await;
     cluster.signal_api_server(Signal::CONT);
     running.until_targets(&["a 127.0.9.1:8080/metrics"]).await;
 }
@@ -132,7 +132,7 @@ async fn a_server_that_is_not_there_yet_is_no_failed_start() {
     cluster.kill_api_server();
     let running = Running::on_cluster(&kubeconfig, &[]).await;
     running
-        .until_readyz("[unready] discovery: the API server cannot be reached")
+        .until_readyz("[bad] discovery: the API server cannot be reached")
         .await;
     assert!(
         running

@@ -62,7 +62,7 @@ async fn the_ladder_is_climbed_both_ways() {
     assert_eq!(mode(&running), ["namespace_list"]);
     assert!(running.health.readiness(None, false).ready);
     assert!(
-        running.readyz().contains("[ok] rights: may not watch"),
+        running.readyz().contains("[note] rights: may not watch"),
         "{}",
         running.readyz()
     );
@@ -123,7 +123,7 @@ async fn a_right_that_is_lost_shows_when_the_watch_ends() {
     cluster.start_api_server().await;
     running.until_targets(&["own 127.0.12.1:8080/metrics"]).await;
     running
-        .until_readyz("[ok] rights: may not watch pods in namespace")
+        .until_readyz("[note] rights: may not watch pods in namespace")
         .await;
     assert_eq!(mode(&running), ["namespace_list"]);
 }
@@ -183,7 +183,7 @@ async fn named_namespaces_stand_for_themselves() {
     running.until_targets(&["one 127.0.14.1:8080/metrics"]).await;
     running
         .until_readyz(&format!(
-            "[ok] rights: may not list or watch pods in namespace {second}"
+            "[note] rights: may not list or watch pods in namespace {second}"
         ))
         .await;
     cluster.revoke(grant).await;
@@ -199,7 +199,7 @@ async fn a_token_that_is_not_accepted_has_a_reason_of_its_own() {
     let cluster = Cluster::shared().await;
     let running = Running::on_cluster(&cluster.kubeconfig("no-such-token", None), &[]).await;
     running
-        .until_readyz("[unready] discovery: the API server does not accept our token (401)")
+        .until_readyz("[bad] discovery: the API server does not accept our token (401)")
         .await;
     assert!(matches!(running.handle.latest().sync, Sync::Pending(_)));
 }

@@ -27,10 +27,12 @@ async fn another_user_serves_and_names_both_remedies() {
         };
         let rig = Rig::start(version, setup).await;
         rig.push_pair("alice", "one");
-        rig.wait_readyz(
-            "unprivileged: uid 65534 may not write in Pebble; run the service as Pebble's uid 0, or add an identity \
-             with access admin and local user-id 65534",
-        )
+        let remedy = "[bad] unprivileged: uid 65534 may not write in Pebble; run the service as Pebble's uid 0, or add \
+                      an identity with access admin and local user-id 65534\n";
+        rig.wait("the remedy", async || {
+            let body = rig.readyz("?verbose").await;
+            (body.starts_with("unprivileged: uid 65534 may not write") && body.contains(remedy)).then_some(())
+        })
         .await;
         let metrics = rig.get("/metrics").await.expect("an answer");
         assert_eq!(metrics.status, 200, "it serves all the same");
@@ -53,7 +55,7 @@ async fn another_user_serves_and_names_both_remedies() {
         assert!(
             rig.readyz("?verbose")
                 .await
-                .contains("[ok] unprivileged: uid 65534")
+                .contains("[note] unprivileged: uid 65534")
         );
     }
 }
@@ -100,7 +102,7 @@ async fn unprivileged_without_a_secret_is_ready_with_a_note() {
     rig.wait_readyz("ready").await;
     rig.wait("the note", async || {
         let body = rig.readyz("?verbose").await;
-        body.contains("[ok] unprivileged: uid 65534 may not write")
+        body.contains("[note] unprivileged: uid 65534 may not write")
             .then_some(())
     })
     .await;
@@ -300,7 +302,7 @@ async fn pebble_may_be_absent_for_a_while() {
     assert!(
         keeper
             .readyz()
-            .contains("[ok] pebble: not there, running without")
+            .contains("[note] pebble: not there, running without")
     );
     // Changed while Pebble is away.
     super::rig::push(&secret, &super::rig::pair("bob", "two"));
@@ -429,7 +431,7 @@ async fn each_mode_says_what_no_pebble_means() {
         "auto runs without",
         LIMIT,
         || keeper.readyz(),
-        async || (keeper.readyz() == "ready\n[ok] pebble: not there, running without\n").then_some(()),
+        async || (keeper.readyz() == "ready\n[note] pebble: not there, running without\n").then_some(()),
     )
     .await;
     keeper.stop().await;
@@ -444,7 +446,7 @@ async fn each_mode_says_what_no_pebble_means() {
     let keeper = super::Keeper::start(settings);
     assert_eq!(
         keeper.readyz(),
-        "identity: needs Pebble, which is off\n[unready] identity: needs Pebble, which is off\n"
+        "identity: needs Pebble, which is off\n[bad] identity: needs Pebble, which is off\n"
     );
     keeper.stop().await;
 }
@@ -514,7 +516,7 @@ async fn an_old_pebble_is_named_and_left_alone() {
     assert!(
         keeper
             .readyz()
-            .contains("[ok] pebble: v1.10.2 is older than 1.19")
+            .contains("[note] pebble: v1.10.2 is older than 1.19")
     );
     wait_for(
         "more looks",
