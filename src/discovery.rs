@@ -1,17 +1,16 @@
 //! Pods as they are: watched, listed or read from files, and published as one [`Snapshot`] (shell).
 //!
 //! [`start`] gives a [`Handle`] and one future to run. Behind it, sources ([`cluster`] or [`files`]) report to one
-//! [`hub`], which makes the target set and publishes it whole. A source that fails keeps its last pods; what may be
-//! done is the [`cluster`]'s business, what it means for readiness the hub's.
+//! [`store`], which makes the target set and publishes it whole. A source that fails keeps its last pods; what may be
+//! done is the [`cluster`]'s business, what it means for readiness the store's.
 
-mod backoff;
 mod cluster;
 mod files;
-mod hub;
+mod manifest;
 mod objects;
+mod replicas;
 mod scope;
-mod units;
-mod wire;
+mod store;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,14 +25,14 @@ use crate::shutdown::Shutdown;
 use crate::targets::{Own, Settings, Share, TargetSet};
 use crate::telemetry::Telemetry;
 
-use hub::Hub;
+use store::Store;
 
 /// How far discovery is.
 ///
-/// The texts begin with the thing at fault (`selector: `, `discovery: `, `rights: `), as the first line of `/readyz`
+/// The texts begin with the thing at fault (`selector: `, `discovery: `, `permissions: `), as the first line of `/readyz`
 /// does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sync {
+pub enum SyncState {
     /// Nothing is known yet, and why; the text is the answer's reason.
     Pending(String),
     /// The set was complete at some moment and is kept up since.
@@ -46,7 +45,7 @@ pub enum Sync {
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// How far discovery is.
-    pub sync: Sync,
+    pub sync: SyncState,
     /// The targets.
     pub targets: Arc<TargetSet>,
     /// When the set was last known to be right.
@@ -98,7 +97,7 @@ pub enum DiscoveryError {
 #[derive(Debug, Clone)]
 pub struct Handle {
     snapshots: Snapshots,
-    hub: Arc<Hub>,
+    store: Arc<Store>,
 }
 
 impl Handle {
@@ -120,8 +119,8 @@ impl Handle {
     pub async fn freshen(&self, limit: Duration) -> Arc<Snapshot> {
         let mut snapshots = self.snapshots.clone();
         let wait = async {
-            let asked_after = self.hub.list_attempts();
-            while self.hub.ask_for_lists(&asked_after) {
+            let asked_after = self.store.list_attempts();
+            while self.store.ask_for_lists(&asked_after) {
                 if snapshots.changed().await.is_err() {
                     break;
                 }
@@ -162,13 +161,13 @@ pub async fn start(
             name: source.own_name(),
         },
     };
-    let (hub, snapshots) = Hub::new(target_settings, settings, health, Arc::clone(&telemetry));
+    let (store, snapshots) = Store::new(target_settings, settings, health, Arc::clone(&telemetry));
     if let Sharding::Fixed { index, total } = settings.sharding {
         // Nobody tells of a change, so there is nothing to learn and nothing held.
-        hub.share(Share::new(index, total, SignedDuration::ZERO));
+        store.share(Share::new(index, total, SignedDuration::ZERO));
     }
-    let work = source.run(&hub, telemetry);
-    let clock = hub::keep_time(Arc::clone(&hub));
+    let work = source.run(&store, telemetry);
+    let clock = store::keep_time(Arc::clone(&store));
     let task = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
@@ -176,7 +175,7 @@ pub async fn start(
             () = clock => {}
         }
     };
-    Ok((Handle { snapshots, hub }, task.boxed()))
+    Ok((Handle { snapshots, store }, task.boxed()))
 }
 
 const NO_SELECTOR: &str = "set POD_LABEL_SELECTOR or --labels";
@@ -218,15 +217,15 @@ impl Source {
         }
     }
 
-    fn run(self, hub: &Arc<Hub>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
+    fn run(self, store: &Arc<Store>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
         match self {
             Self::Nothing => {
                 tracing::warn!("No label selector, nothing is scraped: {NO_SELECTOR}");
-                hub.give_up(Sync::Refused(format!("selector: {NO_SELECTOR}")));
+                store.give_up(SyncState::Refused(format!("selector: {NO_SELECTOR}")));
                 std::future::pending().boxed()
             }
-            Self::Files(files) => files.run(hub.feed("--pods-file")).boxed(),
-            Self::Cluster(cluster) => cluster.run(hub, telemetry),
+            Self::Files(files) => files.run(store.add_source("--pods-file")).boxed(),
+            Self::Cluster(cluster) => cluster.run(store, telemetry),
         }
     }
 }

@@ -20,7 +20,7 @@ pub enum Condition {
     /// The first list of pods has arrived.
     Discovery,
     /// What the proxy may read in Kubernetes.
-    Rights,
+    Permissions,
     /// Pebble's API can be reached.
     Pebble,
     /// What the proxy may do in Pebble.
@@ -38,7 +38,7 @@ impl Condition {
     pub const ALL: [Self; 8] = [
         Self::Selector,
         Self::Discovery,
-        Self::Rights,
+        Self::Permissions,
         Self::Pebble,
         Self::Privilege,
         Self::Layer,
@@ -51,7 +51,7 @@ impl Condition {
         match self {
             Self::Selector => "selector",
             Self::Discovery => "discovery",
-            Self::Rights => "rights",
+            Self::Permissions => "permissions",
             Self::Pebble => "pebble",
             Self::Privilege => "unprivileged",
             Self::Layer => "layer",

@@ -12,6 +12,7 @@ pub mod credential;
 pub mod exposition;
 pub mod targets;
 
+pub mod backoff;
 pub mod error;
 pub mod health;
 pub mod shutdown;

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 
 use super::identity::{Output, print};
 use crate::config::Config;
-use crate::discovery::{self, Sync};
+use crate::discovery::{self, SyncState};
 use crate::health::Health;
 use crate::server::{Report, ScrapeStatus, report};
 use crate::shutdown::Shutdown;
@@ -85,7 +85,7 @@ async fn from_source(config: Config) -> anyhow::Result<Report> {
     .context("cannot start discovery")?;
     let watching = tokio::spawn(watching);
     let mut snapshots = discovery.snapshots();
-    let synced = snapshots.wait_for(|snapshot| !matches!(snapshot.sync, Sync::Pending(_)));
+    let synced = snapshots.wait_for(|snapshot| !matches!(snapshot.sync, SyncState::Pending(_)));
     // What is known after the limit is printed too: it says what is missing.
     let _ = tokio::time::timeout(LIMIT, synced).await;
     let snapshot = discovery.latest();

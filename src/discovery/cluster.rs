@@ -9,10 +9,10 @@ use futures::future::BoxFuture;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::DiscoveryError;
-use super::hub::Hub;
 use super::objects;
+use super::replicas::Units;
 use super::scope::{Scope, Timing};
-use super::units::Units;
+use super::store::Store;
 use crate::config::{self, Sharding};
 use crate::targets::Discover;
 use crate::telemetry::Telemetry;
@@ -90,15 +90,15 @@ impl Cluster {
         (self.own_namespace.clone(), self.pod_name.clone())
     }
 
-    /// Keeps the hub's sets right for ever.
-    pub(super) fn run(mut self, hub: &Arc<Hub>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
+    /// Keeps the store's sets right for ever.
+    pub(super) fn run(mut self, store: &Arc<Store>, telemetry: Arc<Telemetry>) -> BoxFuture<'static, ()> {
         let units = match self.units.take() {
             None => std::future::pending().boxed(),
             Some((units, interval)) => {
                 let client = self.client.clone();
                 let namespace = self.own_namespace.clone();
                 units
-                    .run(client, namespace, interval, Arc::clone(hub), telemetry)
+                    .run(client, namespace, interval, Arc::clone(store), telemetry)
                     .boxed()
             }
         };
@@ -108,24 +108,30 @@ impl Cluster {
             &self.namespaces,
             &self.own_namespace,
             self.timing,
-            hub,
+            store,
         );
-        let pods = self.run_pods(hub);
+        let pods = self.run_pods(store);
         async move {
             futures::future::join3(units, objects, pods).await;
         }
         .boxed()
     }
 
-    fn run_pods(self, hub: &Arc<Hub>) -> BoxFuture<'static, ()> {
+    fn run_pods(self, store: &Arc<Store>) -> BoxFuture<'static, ()> {
         if self.namespaces.is_empty() {
-            let feed = hub.feed("cluster");
+            let feed = store.add_source("cluster");
             return async move { self.climb(&mut Scope::all(&self, feed)).await }.boxed();
         }
         let mut scopes: Vec<Scope> = self
             .namespaces
             .iter()
-            .map(|namespace| Scope::namespace(&self, namespace, hub.feed(format!("namespace {namespace}"))))
+            .map(|namespace| {
+                Scope::namespace(
+                    &self,
+                    namespace,
+                    store.add_source(format!("namespace {namespace}")),
+                )
+            })
             .collect();
         async move {
             futures::future::join_all(scopes.iter_mut().map(|scope| self.stay(scope))).await;

@@ -13,8 +13,8 @@ use notify::{RecursiveMode, Watcher as _};
 use serde::Deserialize as _;
 use tokio::sync::mpsc;
 
-use super::hub::{Feed, Mode};
-use super::wire::PodObject;
+use super::manifest::PodObject;
+use super::store::{Mode, SourceHandle};
 use crate::targets::{Pod, Selector};
 
 /// How long events may follow one another before the files are read: an editor writes, renames and removes.
@@ -59,7 +59,7 @@ impl Files {
     }
 
     /// Reads the files at start, when they change, and every `poll`.
-    pub(super) async fn run(self, feed: Feed) {
+    pub(super) async fn run(self, feed: SourceHandle) {
         let (sender, mut events) = mpsc::channel(1);
         // Kept alive by the binding. Without it the poll does all the work.
         let _watcher = self.watch(sender);

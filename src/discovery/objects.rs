@@ -12,9 +12,8 @@ use futures::{FutureExt as _, StreamExt as _};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, WatchEvent, WatchParams};
 use tokio::time::{timeout, timeout_at};
 
-use super::backoff::Backoff;
-use super::hub::{Hub, ObjectFeed};
-use super::scope::{Fault, Refusal, Timing, classify, classify_status, probe_resource, spread};
+use super::scope::{Fault, Refusal, Timing, classify, classify_status, new_backoff, probe_resource, spread};
+use super::store::{ObjectHandle, Store};
 use crate::targets::{Discover, Name, Object, ObjectKind};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -70,7 +69,7 @@ pub(super) fn run(
     namespaces: &[String],
     own_namespace: &str,
     timing: Timing,
-    hub: &Arc<Hub>,
+    store: &Arc<Store>,
 ) -> BoxFuture<'static, ()> {
     let through_services = discover.services || discover.service_monitors;
     let forms = [
@@ -97,7 +96,7 @@ pub(super) fn run(
                 asked: namespace.clone(),
                 own: own_namespace.to_owned(),
                 timing,
-                feed: hub.object_feed(form.kind, name),
+                feed: store.add_object_source(form.kind, name),
             };
             sources.push(source.run());
         }
@@ -115,7 +114,7 @@ struct Source {
     asked: Option<String>,
     own: String,
     timing: Timing,
-    feed: ObjectFeed,
+    feed: ObjectHandle,
 }
 
 impl Source {
@@ -201,7 +200,7 @@ impl Source {
     async fn follow(&self, namespace: Option<&str>, note: Option<String>) -> Why {
         let api = self.api(namespace);
         let mut refusal = Refusal::default();
-        let mut backoff = Backoff::default();
+        let mut backoff = new_backoff();
         loop {
             let started = Instant::now();
             let fault = match self.list(&api).await {
@@ -224,11 +223,11 @@ impl Source {
                     refusal.wait(self.timing.refusal_grace)
                 }
                 Fault::Invalid(_) => return Why::Unknown,
-                Fault::Gone => backoff.next(),
+                Fault::Gone => backoff.next_delay(),
                 Fault::Unauthorized(text) | Fault::Failed { detail: text, .. } => {
                     tracing::debug!(resource = self.form.plural, %text, "Cannot read objects");
                     self.feed.trouble(&format!("cannot list {}", self.form.plural));
-                    backoff.next()
+                    backoff.next_delay()
                 }
             };
             tokio::time::sleep(wait).await;

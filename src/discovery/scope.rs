@@ -15,10 +15,10 @@ use kube::api::{Api, ListParams, PostParams, WatchEvent, WatchParams};
 use kube::core::Status;
 use tokio::time::{timeout, timeout_at};
 
-use super::backoff::{Backoff, jittered};
 use super::cluster::Cluster;
-use super::hub::{Change, Feed, Mode, Pods};
-use super::wire::PodObject;
+use super::manifest::PodObject;
+use super::store::{Change, Mode, Pods, SourceHandle};
+use crate::backoff::{Backoff, jittered};
 use crate::config::format_go_duration;
 use crate::telemetry::Telemetry;
 
@@ -41,6 +41,16 @@ const LONGEST_REST: Duration = Duration::from_millis(100);
 const GONE_AGAIN: Duration = Duration::from_mins(1);
 /// A watch that lived this long was a good one: what follows is no failure in a row.
 const GOOD_LIFE: Duration = Duration::from_secs(10);
+
+/// The first wait after a failed request.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// The longest wait between requests that fail. Fifty proxies at this pace are a dozen requests a second for a server
+/// that comes back, and the target set is right a few seconds after it does.
+const LONGEST_DELAY: Duration = Duration::from_secs(4);
+
+pub(super) fn new_backoff() -> Backoff {
+    Backoff::new(FIRST_DELAY, LONGEST_DELAY)
+}
 
 /// The configured intervals.
 #[derive(Debug, Clone, Copy)]
@@ -130,7 +140,7 @@ pub(super) struct Scope {
     namespace: Option<String>,
     selector: String,
     timing: Timing,
-    feed: Feed,
+    feed: SourceHandle,
     /// What a narrower scope than asked for means, for the note.
     reduction: Option<String>,
     watch_refusal: Refusal,
@@ -141,16 +151,16 @@ pub(super) struct Scope {
 
 impl Scope {
     /// All namespaces.
-    pub(super) fn all(cluster: &Cluster, feed: Feed) -> Self {
+    pub(super) fn all(cluster: &Cluster, feed: SourceHandle) -> Self {
         Self::new(cluster, None, feed)
     }
 
     /// One namespace.
-    pub(super) fn namespace(cluster: &Cluster, namespace: &str, feed: Feed) -> Self {
+    pub(super) fn namespace(cluster: &Cluster, namespace: &str, feed: SourceHandle) -> Self {
         Self::new(cluster, Some(namespace.to_owned()), feed)
     }
 
-    fn new(cluster: &Cluster, namespace: Option<String>, feed: Feed) -> Self {
+    fn new(cluster: &Cluster, namespace: Option<String>, feed: SourceHandle) -> Self {
         Self {
             client: cluster.client().clone(),
             namespace,
@@ -222,7 +232,7 @@ impl Scope {
 
     /// Watches until that is refused for good.
     async fn watch(&mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = new_backoff();
         // Where to go on; none means to read the whole set first.
         let mut version: Option<String> = None;
         let mut streams = true;
@@ -241,7 +251,7 @@ impl Scope {
                     silences = 0;
                     Duration::ZERO
                 }
-                End::Closed => backoff.next(),
+                End::Closed => backoff.next_delay(),
                 End::Silent => {
                     self.feed.metrics().failure("timeout");
                     silences += 1;
@@ -251,7 +261,7 @@ impl Scope {
                     } else if silences > 1 {
                         version = None;
                     }
-                    backoff.next()
+                    backoff.next_delay()
                 }
                 End::Fault(Fault::Gone) => {
                     self.feed.metrics().failure("gone");
@@ -262,7 +272,7 @@ impl Scope {
                     if is_first {
                         jittered(Duration::from_millis(200))
                     } else {
-                        backoff.next()
+                        backoff.next_delay()
                     }
                 }
                 End::Fault(Fault::Forbidden(text)) => {
@@ -285,7 +295,7 @@ impl Scope {
                         version = None;
                     }
                     self.tell(fault);
-                    backoff.next()
+                    backoff.next_delay()
                 }
             };
             tokio::time::sleep(wait).await;
@@ -429,7 +439,7 @@ impl Scope {
 
     /// Lists again and again until watching is allowed (`None`) or listing is refused for good (the server's words).
     async fn poll(&mut self) -> Option<String> {
-        let mut backoff = Backoff::default();
+        let mut backoff = new_backoff();
         let next_probe = self.probe_watch();
         tokio::pin!(next_probe);
         loop {
@@ -451,7 +461,7 @@ impl Scope {
                 }
                 Err(fault) => {
                     self.tell(fault);
-                    backoff.next()
+                    backoff.next_delay()
                 }
             };
             tokio::select! {

@@ -677,7 +677,7 @@ impl<'a> Reconciler<'a> {
 
     /// Tells the charm. What Pebble does not take is not kept: it says the same on `/readyz`.
     async fn post_notices(&mut self) -> Result<(), PebbleError> {
-        let rights = match self.health.get(Condition::Rights) {
+        let rights = match self.health.get(Condition::Permissions) {
             Some(State::Bad(text) | State::Note(text)) => Some(text),
             _ => None,
         };

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::response::{Body, text};
 use super::{AppState, status};
-use crate::discovery::Sync;
+use crate::discovery::SyncState;
 use crate::error::chain;
 use crate::exposition::{self, Answer, DeflatedBlock, Exposition, GzipStream, Limits, Part, deflate_block};
 use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
@@ -90,7 +90,7 @@ pub(super) async fn handle(state: Arc<AppState>, head: &http::request::Parts) ->
             // A server that does not answer must not cost the scrape; the last set is better than none.
             .freshen(deadline.saturating_duration_since(Instant::now()) / 4)
             .await;
-        if let Sync::Pending(reason) | Sync::Refused(reason) = &snapshot.sync {
+        if let SyncState::Pending(reason) | SyncState::Refused(reason) = &snapshot.sync {
             in_flight.complete = true;
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"));
         }

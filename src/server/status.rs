@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::discovery::{Snapshot, Sync};
+use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
 use crate::scrape::ScrapeOutcome;
 use crate::targets::{Scheme, Target};
@@ -137,9 +137,9 @@ pub(super) fn url(target: &Target) -> String {
 pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
     let latest = status.latest();
     let (discovery, reason) = match &snapshot.sync {
-        Sync::Pending(reason) => ("pending", Some(reason.clone())),
-        Sync::Synced => ("synced", None),
-        Sync::Refused(reason) => ("refused", Some(reason.clone())),
+        SyncState::Pending(reason) => ("pending", Some(reason.clone())),
+        SyncState::Synced => ("synced", None),
+        SyncState::Refused(reason) => ("refused", Some(reason.clone())),
     };
     let target = |target: &Arc<Target>| {
         let last_scrape = latest.get(target).cloned();

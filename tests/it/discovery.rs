@@ -6,8 +6,8 @@ mod files;
 mod objects;
 mod outages;
 mod ownership;
+mod permissions;
 mod random;
-mod rights;
 mod scale;
 mod selectors;
 mod shards;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics_proxy::config::{Config, Raw};
-use metrics_proxy::discovery::{self, Handle, Snapshot, Sync};
+use metrics_proxy::discovery::{self, Handle, Snapshot, SyncState};
 use metrics_proxy::health::Health;
 use metrics_proxy::shutdown::Shutdown;
 use metrics_proxy::telemetry::Telemetry;
@@ -107,7 +107,7 @@ impl Running {
     fn until_targets(&self, expect: &[&str]) -> impl Future<Output = Duration> {
         let expect: Vec<String> = expect.iter().map(|line| (*line).to_owned()).collect();
         self.until(format!("targets {expect:?}"), move |snapshot| {
-            snapshot.sync == Sync::Synced && targets(snapshot) == expect
+            snapshot.sync == SyncState::Synced && targets(snapshot) == expect
         })
     }
 

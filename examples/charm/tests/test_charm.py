@@ -145,9 +145,9 @@ class Reconcile(unittest.TestCase):
         )
         infos = {down, *(testing.CheckInfo(name) for name in charm.CHECKS[:2])}
         box = container(layers={"metrics-proxy-self": layer}, check_infos=infos)
-        with unittest.mock.patch.object(charm, "why", return_value="rights: cannot list pods"):
+        with unittest.mock.patch.object(charm, "why", return_value="permissions: cannot list pods"):
             out = ctx.run(ctx.on.pebble_check_failed(box, down), state(containers={box}))
-        self.assertEqual(out.unit_status, testing.BlockedStatus("rights: cannot list pods"))
+        self.assertEqual(out.unit_status, testing.BlockedStatus("permissions: cannot list pods"))
         with unittest.mock.patch.object(charm, "why", return_value=None):
             out = ctx.run(ctx.on.pebble_check_failed(box, down), state(containers={box}))
         self.assertIn("pebble check metrics-proxy-ready", out.unit_status.message)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Running;
-use metrics_proxy::discovery::Sync;
+use metrics_proxy::discovery::SyncState;
 
 fn pod(name: &str, ip: &str, app: &str) -> String {
     format!(
@@ -29,7 +29,7 @@ async fn a_file_is_watched_and_a_broken_one_keeps_the_last_set() {
     ])
     .await;
     running.until_readyz("discovery: cannot read pods.yaml").await;
-    assert!(matches!(running.handle.latest().sync, Sync::Pending(_)));
+    assert!(matches!(running.handle.latest().sync, SyncState::Pending(_)));
     write(&(pod("a", "10.0.0.1", "x") + &pod("b", "10.0.0.2", "y")));
     running.until_targets(&["a 10.0.0.1:80/metrics"]).await;
     write(&(pod("a", "10.0.0.1", "x") + &pod("b", "10.0.0.2", "x")));
@@ -86,7 +86,7 @@ async fn no_selector_is_said_and_nothing_is_asked() {
     let running = Running::start(&[]).await;
     assert_eq!(
         running.handle.latest().sync,
-        Sync::Refused("selector: set POD_LABEL_SELECTOR or --labels".to_owned())
+        SyncState::Refused("selector: set POD_LABEL_SELECTOR or --labels".to_owned())
     );
     assert!(
         running

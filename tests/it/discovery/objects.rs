@@ -93,7 +93,7 @@ async fn monitors_and_services_add_targets_as_they_come_and_go() {
     // prometheus-operator is not there: said, and no obstacle.
     running.until_targets(&["annotated 127.5.0.3:9/metrics"]).await;
     running
-        .until_readyz("[note] rights: podmonitors are not installed in this cluster")
+        .until_readyz("[note] permissions: podmonitors are not installed in this cluster")
         .await;
     assert!(
         running.readyz().contains("servicemonitors are not installed"),
@@ -175,7 +175,7 @@ async fn monitors_and_services_add_targets_as_they_come_and_go() {
         .request("DELETE", &format!("/api/v1/namespaces/{ns}/services/svc"), None)
         .await;
     running.until_targets(&["annotated 127.5.0.3:9/metrics"]).await;
-    running.until_readyz("[ok] rights\n").await;
+    running.until_readyz("[ok] permissions\n").await;
 }
 
 /// Without `--trust` Services may be listed, and nothing else of this. Said, with the remedy, and put right by a grant.

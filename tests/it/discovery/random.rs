@@ -290,7 +290,7 @@ async fn after_any_history_the_set_is_that_of_a_fresh_list() {
                 cluster.start_api_server().await;
                 running
                     .until("refused", |snapshot| {
-                        matches!(snapshot.sync, metrics_proxy::discovery::Sync::Refused(_))
+                        matches!(snapshot.sync, metrics_proxy::discovery::SyncState::Refused(_))
                     })
                     .await;
                 trusted = cluster.grant(&own, "app", Scope::Cluster, WATCH).await;

@@ -114,7 +114,7 @@ impl Set<'_> {
 }
 
 fn is_synced(snapshot: &metrics_proxy::discovery::Snapshot) -> bool {
-    snapshot.sync == metrics_proxy::discovery::Sync::Synced
+    snapshot.sync == metrics_proxy::discovery::SyncState::Synced
 }
 
 fn served(handle: &Handle) -> BTreeSet<String> {

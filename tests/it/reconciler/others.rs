@@ -397,7 +397,7 @@ async fn a_missing_right_in_kubernetes_becomes_a_notice() {
     let pebble = crate::support::pebble::Pebble::start(VERSIONS[0], &[], Options::default()).await;
     let keeper = super::Keeper::start(super::settings(&pebble));
     keeper.health.set(
-        Condition::Rights,
+        Condition::Permissions,
         State::note("own namespace only; deploy with --trust"),
     );
     wait_for(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use super::{Snapshot, Snapshots, Sync};
+use super::{Snapshot, Snapshots, SyncState};
 use crate::config;
 use crate::health::{Condition, Health, State};
 use crate::targets::{
@@ -28,7 +28,7 @@ pub(super) enum Change {
     Remove(PodRef),
 }
 
-/// A pod as the hub keeps it.
+/// A pod as the store keeps it.
 #[derive(Debug)]
 pub(super) struct Entry {
     prepared: Prepared,
@@ -133,7 +133,7 @@ struct Source {
 #[derive(Debug)]
 struct Inner {
     sources: Vec<Source>,
-    given_up: Option<Sync>,
+    given_up: Option<SyncState>,
     /// This unit's share of the pods; none where it serves all.
     share: Option<Share>,
     /// Why the share is not known yet.
@@ -145,7 +145,7 @@ struct Inner {
 
 /// Takes what sources report and publishes snapshots.
 #[derive(Debug)]
-pub(super) struct Hub {
+pub(super) struct Store {
     settings: Settings,
     list_max_age: Duration,
     health: Arc<Health>,
@@ -159,7 +159,7 @@ pub(super) struct Hub {
 
 const FIRST_LIST: &str = "waiting for the first list of pods";
 
-impl Hub {
+impl Store {
     pub(super) fn new(
         settings: Settings,
         config: &config::Discovery,
@@ -167,11 +167,11 @@ impl Hub {
         telemetry: Arc<Telemetry>,
     ) -> (Arc<Self>, Snapshots) {
         let (snapshots, receiver) = watch::channel(Arc::new(Snapshot {
-            sync: Sync::Pending(format!("discovery: {FIRST_LIST}")),
+            sync: SyncState::Pending(format!("discovery: {FIRST_LIST}")),
             targets: Arc::default(),
             confirmed_at: None,
         }));
-        let hub = Self {
+        let store = Self {
             settings,
             list_max_age: config.list_max_age,
             health,
@@ -188,11 +188,11 @@ impl Hub {
             rules: Mutex::new(Arc::new(Rules::new(config.discover, &Objects::default()))),
             snapshots,
         };
-        (Arc::new(hub), receiver)
+        (Arc::new(store), receiver)
     }
 
     /// A new source of pods. All of them together make the set.
-    pub(super) fn feed(self: &Arc<Self>, name: impl Into<String>) -> Feed {
+    pub(super) fn add_source(self: &Arc<Self>, name: impl Into<String>) -> SourceHandle {
         let list_wanted = Arc::new(Notify::new());
         let mut inner = self.lock();
         inner.sources.push(Source {
@@ -208,15 +208,15 @@ impl Hub {
         });
         let index = inner.sources.len() - 1;
         self.report(&inner);
-        Feed {
-            hub: Arc::clone(self),
+        SourceHandle {
+            store: Arc::clone(self),
             index,
             list_wanted,
         }
     }
 
     /// There will never be pods, for this reason.
-    pub(super) fn give_up(&self, reason: Sync) {
+    pub(super) fn give_up(&self, reason: SyncState) {
         let mut inner = self.lock();
         inner.given_up = Some(reason);
         self.publish(&inner, None);
@@ -227,7 +227,7 @@ impl Hub {
     }
 
     /// A new source of objects of one kind.
-    pub(super) fn object_feed(self: &Arc<Self>, kind: ObjectKind, name: String) -> ObjectFeed {
+    pub(super) fn add_object_source(self: &Arc<Self>, kind: ObjectKind, name: String) -> ObjectHandle {
         let mut inner = self.lock();
         let source = ObjectSource {
             name,
@@ -238,8 +238,8 @@ impl Hub {
         inner.object_sources.push((kind, source));
         let index = inner.object_sources.len() - 1;
         self.publish(&inner, None);
-        ObjectFeed {
-            hub: Arc::clone(self),
+        ObjectHandle {
+            store: Arc::clone(self),
             index,
         }
     }
@@ -368,7 +368,7 @@ impl Hub {
         self.report(inner);
         let sync = inner.sync();
         let confirmed_at = inner.confirmed_at();
-        self.telemetry.discovery.set_synced(sync == Sync::Synced);
+        self.telemetry.discovery.set_synced(sync == SyncState::Synced);
         self.snapshots.send_modify(|snapshot| {
             *snapshot = Arc::new(Snapshot {
                 sync,
@@ -386,7 +386,7 @@ impl Hub {
         let (discovery, rights) = inner.conditions();
         self.health.set(Condition::Discovery, discovery);
         if let Some(rights) = rights {
-            self.health.set(Condition::Rights, rights);
+            self.health.set(Condition::Permissions, rights);
         }
         self.telemetry
             .discovery
@@ -404,38 +404,41 @@ impl Hub {
 }
 
 impl Inner {
-    fn sync(&self) -> Sync {
+    fn sync(&self) -> SyncState {
         if let Some(reason) = &self.given_up {
             return reason.clone();
         }
         if let Some(reason) = &self.share_pending {
-            return Sync::Pending(format!("discovery: {reason}"));
+            return SyncState::Pending(format!("discovery: {reason}"));
         }
         if self.sources.is_empty() {
-            return Sync::Pending(format!("discovery: {FIRST_LIST}"));
+            return SyncState::Pending(format!("discovery: {FIRST_LIST}"));
         }
         for (_, source) in &self.object_sources {
             if let ObjectStanding::Pending(reason) = &source.standing {
                 let reason = reason
                     .clone()
                     .unwrap_or_else(|| format!("waiting for the first list of {}", source.name));
-                return Sync::Pending(format!("discovery: {reason}"));
+                return SyncState::Pending(format!("discovery: {reason}"));
             }
         }
         let mut refusals = Vec::new();
         for source in &self.sources {
             match &source.standing {
                 Standing::Pending(reason) => {
-                    return Sync::Pending(format!("discovery: {}", reason.as_deref().unwrap_or(FIRST_LIST)));
+                    return SyncState::Pending(format!(
+                        "discovery: {}",
+                        reason.as_deref().unwrap_or(FIRST_LIST)
+                    ));
                 }
                 Standing::Refused(reason) => refusals.push(reason.as_str()),
                 Standing::Synced => {}
             }
         }
         if !refusals.is_empty() && refusals.len() == self.sources.len() {
-            return Sync::Refused(format!("rights: {}", refusals.join("; ")));
+            return SyncState::Refused(format!("permissions: {}", refusals.join("; ")));
         }
-        Sync::Synced
+        SyncState::Synced
     }
 
     /// The oldest confirmation of all sources that have one.
@@ -451,7 +454,9 @@ impl Inner {
             .filter_map(|source| source.trouble.as_deref())
             .collect();
         let discovery = match &sync {
-            Sync::Pending(reason) => State::unready(reason.strip_prefix("discovery: ").unwrap_or(reason)),
+            SyncState::Pending(reason) => {
+                State::unready(reason.strip_prefix("discovery: ").unwrap_or(reason))
+            }
             _ if !troubles.is_empty() => {
                 State::note(format!("the last known set is in use: {}", troubles.join("; ")))
             }
@@ -476,7 +481,9 @@ impl Inner {
         let reductions = [reductions, missing].concat();
         let is_files = self.sources.iter().all(|source| source.mode == Some(Mode::Files));
         let rights = match sync {
-            Sync::Refused(reason) => Some(State::unready(reason.strip_prefix("rights: ").unwrap_or(&reason))),
+            SyncState::Refused(reason) => Some(State::unready(
+                reason.strip_prefix("permissions: ").unwrap_or(&reason),
+            )),
             _ if !reductions.is_empty() => Some(State::note(reductions.join("; "))),
             _ if is_files => None,
             _ => Some(State::OK),
@@ -485,20 +492,20 @@ impl Inner {
     }
 }
 
-/// One source's way to the hub.
+/// One source's way to the store.
 #[derive(Debug)]
-pub(super) struct Feed {
-    hub: Arc<Hub>,
+pub(super) struct SourceHandle {
+    store: Arc<Store>,
     index: usize,
     list_wanted: Arc<Notify>,
 }
 
-impl Feed {
-    /// Looks at a pod as this hub's sets need it.
+impl SourceHandle {
+    /// Looks at a pod as this store's sets need it.
     pub(super) fn prepare(&self, pod: Pod) -> Entry {
-        let rules = self.hub.rules();
+        let rules = self.store.rules();
         Entry {
-            prepared: Prepared::new(&pod, &self.hub.settings, &rules),
+            prepared: Prepared::new(&pod, &self.store.settings, &rules),
             pod: rules.takes_objects().then(|| Box::new(pod)),
             rules,
         }
@@ -506,15 +513,15 @@ impl Feed {
 
     /// Whether something of ours matches on the pods' labels.
     pub(super) fn needs_labels(&self) -> bool {
-        self.hub.discover.needs_objects()
+        self.store.discover.needs_objects()
     }
 
     /// The whole of this source's pods. Replaces what it reported before.
     pub(super) fn swap(&self, mut pods: Pods, mode: Mode, how: &'static str) {
-        let mut inner = self.hub.lock();
-        let rules = self.hub.rules();
+        let mut inner = self.store.lock();
+        let rules = self.store.rules();
         for entry in pods.values_mut() {
-            entry.renew(&self.hub.settings, &rules);
+            entry.renew(&self.store.settings, &rules);
         }
         let source = &mut inner.sources[self.index];
         let n_pods = pods.len();
@@ -534,7 +541,7 @@ impl Feed {
         }
         self.metrics().sync(how);
         self.metrics().confirmed(self.index, Instant::now());
-        self.hub.rebuild(&mut inner);
+        self.store.rebuild(&mut inner);
     }
 
     /// Changes of single pods, in order. Also confirms the rest. Returns how long making the set took, if it was made.
@@ -543,8 +550,8 @@ impl Feed {
             self.confirm();
             return Duration::ZERO;
         }
-        let mut inner = self.hub.lock();
-        let rules = self.hub.rules();
+        let mut inner = self.store.lock();
+        let rules = self.store.rules();
         let source = &mut inner.sources[self.index];
         let (mut applied, mut deleted) = (0, 0);
         let mut differs = false;
@@ -552,7 +559,7 @@ impl Feed {
             match change {
                 Change::Put(mut entry) => {
                     applied += 1;
-                    entry.renew(&self.hub.settings, &rules);
+                    entry.renew(&self.store.settings, &rules);
                     // Most updates of a pod touch what is not ours: its conditions, its labels, its container states.
                     let known = source.pods.get(entry.id());
                     differs |= known.is_none_or(|known| known.prepared != entry.prepared);
@@ -569,19 +576,19 @@ impl Feed {
         Self::settle(source);
         self.metrics().confirmed(self.index, Instant::now());
         if differs {
-            self.hub.rebuild(&mut inner)
+            self.store.rebuild(&mut inner)
         } else {
-            self.hub.publish(&inner, None);
+            self.store.publish(&inner, None);
             Duration::ZERO
         }
     }
 
     /// The pods reported are right as of now.
     pub(super) fn confirm(&self) {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         Self::settle(&mut inner.sources[self.index]);
         self.metrics().confirmed(self.index, Instant::now());
-        self.hub.publish(&inner, None);
+        self.store.publish(&inner, None);
     }
 
     fn settle(source: &mut Source) {
@@ -594,7 +601,7 @@ impl Feed {
     /// The source cannot be read now; what it reported stays in use. Logged when the text changes.
     pub(super) fn trouble(&self, reason: &'static str, text: String, detail: &str) {
         self.metrics().failure(reason);
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let source = &mut inner.sources[self.index];
         source.list_attempts += 1;
         if let Standing::Pending(pending) = &mut source.standing {
@@ -604,12 +611,12 @@ impl Feed {
             tracing::warn!(source = %source.name, error = detail, "Cannot read pods: {text}");
         }
         source.trouble = Some(text);
-        self.hub.publish(&inner, None);
+        self.store.publish(&inner, None);
     }
 
     /// Something less than was asked for is in force, for good until told otherwise; `None` takes that back.
     pub(super) fn reduced(&self, note: Option<String>) {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let source = &mut inner.sources[self.index];
         if source.reduced != note {
             if let Some(note) = &note {
@@ -618,13 +625,13 @@ impl Feed {
                 tracing::info!(source = %source.name, "Rights are complete");
             }
             source.reduced = note;
-            self.hub.publish(&inner, None);
+            self.store.publish(&inner, None);
         }
     }
 
     /// Nothing at all may be read. The pods reported are not to be used.
     pub(super) fn refused(&self, reason: String) {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let source = &mut inner.sources[self.index];
         if !matches!(&source.standing, Standing::Refused(other) if *other == reason) {
             tracing::error!(source = %source.name, "Cannot read pods: {reason}");
@@ -635,7 +642,7 @@ impl Feed {
         source.trouble = None;
         source.reduced = None;
         source.pods = Pods::new();
-        self.hub.rebuild(&mut inner);
+        self.store.rebuild(&mut inner);
     }
 
     /// Waits until a scrape wants a younger list.
@@ -643,32 +650,32 @@ impl Feed {
         loop {
             self.list_wanted.notified().await;
             // The wish may be older than the list that has arrived since.
-            if !self.hub.is_young(self.index) {
+            if !self.store.is_young(self.index) {
                 return;
             }
         }
     }
 
     pub(super) fn telemetry(&self) -> Arc<Telemetry> {
-        Arc::clone(&self.hub.telemetry)
+        Arc::clone(&self.store.telemetry)
     }
 
     pub(super) fn metrics(&self) -> &crate::telemetry::DiscoveryMetrics {
-        &self.hub.telemetry.discovery
+        &self.store.telemetry.discovery
     }
 }
 
-/// One source of objects' way to the hub.
+/// One source of objects' way to the store.
 #[derive(Debug)]
-pub(super) struct ObjectFeed {
-    hub: Arc<Hub>,
+pub(super) struct ObjectHandle {
+    store: Arc<Store>,
     index: usize,
 }
 
-impl ObjectFeed {
+impl ObjectHandle {
     /// The whole of this source's objects.
     pub(super) fn swap(&self, objects: BTreeMap<Name, Object>) -> Duration {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         if source.standing != ObjectStanding::Synced {
             tracing::info!(source = %source.name, n_objects = objects.len(), "Objects are known");
@@ -677,7 +684,7 @@ impl ObjectFeed {
         source.objects = objects;
         source.standing = ObjectStanding::Synced;
         if differs {
-            self.hub.reconsider(&mut inner)
+            self.store.reconsider(&mut inner)
         } else {
             Duration::ZERO
         }
@@ -685,7 +692,7 @@ impl ObjectFeed {
 
     /// Changes of single objects, in order; `None` is a deletion. Returns how long it took to work them in.
     pub(super) fn apply(&self, changes: Vec<(Name, Option<Object>)>) -> Duration {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         let mut differs = false;
         for (name, object) in changes {
@@ -696,7 +703,7 @@ impl ObjectFeed {
             };
         }
         if differs {
-            self.hub.reconsider(&mut inner)
+            self.store.reconsider(&mut inner)
         } else {
             Duration::ZERO
         }
@@ -704,7 +711,7 @@ impl ObjectFeed {
 
     /// They cannot be had; what was read of them is not to be used.
     pub(super) fn missing(&self, reason: String) {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         let standing = ObjectStanding::Missing(reason);
         if source.standing != standing {
@@ -713,44 +720,44 @@ impl ObjectFeed {
             }
             source.standing = standing;
             source.objects.clear();
-            self.hub.reconsider(&mut inner);
+            self.store.reconsider(&mut inner);
         }
     }
 
     /// Less than asked for is read, or all of it again.
     pub(super) fn reduced(&self, note: Option<String>) {
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         if source.reduced != note {
             if let Some(note) = &note {
                 tracing::warn!(source = %source.name, "Reduced rights: {note}");
             }
             source.reduced = note;
-            self.hub.publish(&inner, None);
+            self.store.publish(&inner, None);
         }
     }
 
     /// They cannot be read now; what was read stays in use.
     pub(super) fn trouble(&self, text: &str) {
         self.telemetry().discovery.failure("objects");
-        let mut inner = self.hub.lock();
+        let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         if let ObjectStanding::Pending(reason) = &mut source.standing
             && reason.as_deref() != Some(text)
         {
             *reason = Some(text.to_owned());
-            self.hub.publish(&inner, None);
+            self.store.publish(&inner, None);
         }
     }
 
     pub(super) fn telemetry(&self) -> Arc<Telemetry> {
-        Arc::clone(&self.hub.telemetry)
+        Arc::clone(&self.store.telemetry)
     }
 }
 
 /// Makes the set anew when time alone changes it.
-pub(super) async fn keep_time(hub: Arc<Hub>) {
-    let mut snapshots = hub.snapshots.subscribe();
+pub(super) async fn keep_time(store: Arc<Store>) {
+    let mut snapshots = store.snapshots.subscribe();
     loop {
         let next_change = snapshots.borrow_and_update().targets.next_change;
         let until = next_change.map(|at| {
@@ -771,8 +778,8 @@ pub(super) async fn keep_time(hub: Arc<Hub>) {
                 }
             }
             () = sleep => {
-                let mut inner = hub.lock();
-                hub.rebuild(&mut inner);
+                let mut inner = store.lock();
+                store.rebuild(&mut inner);
             }
         }
     }

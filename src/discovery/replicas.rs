@@ -12,8 +12,8 @@ use kube::api::{Api, ListParams};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::backoff::jittered;
-use super::hub::Hub;
+use super::store::Store;
+use crate::backoff::jittered;
 use crate::targets::Share;
 use crate::telemetry::Telemetry;
 
@@ -50,7 +50,7 @@ struct UnitCondition {
     status: String,
 }
 
-super::wire::impl_resource!(UnitObject, "Pod", "", "v1", "pods");
+super::manifest::impl_resource!(UnitObject, "Pod", "", "v1", "pods");
 
 #[derive(Debug, Clone, Deserialize)]
 struct SetObject {
@@ -65,7 +65,7 @@ struct SetSpec {
     replicas: Option<u32>,
 }
 
-super::wire::impl_resource!(SetObject, "StatefulSet", "apps", "v1", "statefulsets");
+super::manifest::impl_resource!(SetObject, "StatefulSet", "apps", "v1", "statefulsets");
 
 impl Units {
     /// Reads a pod's name as that of a `StatefulSet`'s pod: `metrics-proxy-3`.
@@ -85,13 +85,13 @@ impl Units {
         client: kube::Client,
         namespace: String,
         interval: Duration,
-        hub: Arc<Hub>,
+        store: Arc<Store>,
         telemetry: Arc<Telemetry>,
     ) {
         let sets: Api<SetObject> = Api::namespaced(client.clone(), &namespace);
         let pods: Api<UnitObject> = Api::namespaced(client, &namespace);
         let learning = SignedDuration::try_from(interval * LOOKS_TO_LEARN).unwrap_or(SignedDuration::MAX);
-        hub.share_pending(format!("waiting for the number of units of {}", self.set));
+        store.share_pending(format!("waiting for the number of units of {}", self.set));
         let mut is_known = false;
         let mut failed = false;
         loop {
@@ -111,11 +111,11 @@ impl Units {
                         .map(|unit| unit.ordinal)
                         .collect();
                     if is_known {
-                        hub.update_share(total, ready);
+                        store.update_share(total, ready);
                     } else {
                         tracing::info!(unit = self.ordinal, total, "Serving a share of the pods");
-                        hub.share(Share::new(self.ordinal, total, learning));
-                        hub.update_share(total, ready);
+                        store.share(Share::new(self.ordinal, total, learning));
+                        store.update_share(total, ready);
                         is_known = true;
                     }
                     failed = false;
@@ -126,7 +126,7 @@ impl Units {
                     }
                     failed = true;
                     telemetry.discovery.failure("units");
-                    hub.share_pending(format!(
+                    store.share_pending(format!(
                         "cannot tell how many units of {} there are; grant get on statefulsets or list on pods",
                         self.set
                     ));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Running;
 use crate::support::kube::{Cluster, NewPod, Scope, UNTRUSTED};
-use metrics_proxy::discovery::Sync;
+use metrics_proxy::discovery::SyncState;
 
 const WATCH: &[(&str, &[&str])] = &[("pods", &["get", "list", "watch"])];
 
@@ -44,12 +44,16 @@ async fn the_ladder_is_climbed_both_ways() {
 
     // Nothing: not ready, and the first line says what to do.
     running
-        .until("refused", |snapshot| matches!(snapshot.sync, Sync::Refused(_)))
+        .until("refused", |snapshot| {
+            matches!(snapshot.sync, SyncState::Refused(_))
+        })
         .await;
     assert_eq!(mode(&running), ["refused"]);
     assert!(!running.health.readiness(None, false).ready);
     assert!(
-        running.readyz().starts_with("rights: may not list or watch pods"),
+        running
+            .readyz()
+            .starts_with("permissions: may not list or watch pods"),
         "{}",
         running.readyz()
     );
@@ -62,7 +66,7 @@ async fn the_ladder_is_climbed_both_ways() {
     assert_eq!(mode(&running), ["namespace_list"]);
     assert!(running.health.readiness(None, false).ready);
     assert!(
-        running.readyz().contains("[note] rights: may not watch"),
+        running.readyz().contains("[note] permissions: may not watch"),
         "{}",
         running.readyz()
     );
@@ -86,7 +90,7 @@ async fn the_ladder_is_climbed_both_ways() {
     // All of it.
     let trusted = cluster.grant(&own, "app", Scope::Cluster, WATCH).await;
     running.until_targets(&all).await;
-    running.until_readyz("[ok] rights\n").await;
+    running.until_readyz("[ok] permissions\n").await;
     assert_eq!(mode(&running), ["cluster_watch"]);
 
     // And down again. An open watch outlives its right, so what is taken away shows when it is opened anew.
@@ -123,7 +127,7 @@ async fn a_right_that_is_lost_shows_when_the_watch_ends() {
     cluster.start_api_server().await;
     running.until_targets(&["own 127.0.12.1:8080/metrics"]).await;
     running
-        .until_readyz("[note] rights: may not watch pods in namespace")
+        .until_readyz("[note] permissions: may not watch pods in namespace")
         .await;
     assert_eq!(mode(&running), ["namespace_list"]);
 }
@@ -183,7 +187,7 @@ async fn named_namespaces_stand_for_themselves() {
     running.until_targets(&["one 127.0.14.1:8080/metrics"]).await;
     running
         .until_readyz(&format!(
-            "[note] rights: may not list or watch pods in namespace {second}"
+            "[note] permissions: may not list or watch pods in namespace {second}"
         ))
         .await;
     cluster.revoke(grant).await;
@@ -201,5 +205,5 @@ async fn a_token_that_is_not_accepted_has_a_reason_of_its_own() {
     running
         .until_readyz("[bad] discovery: the API server does not accept our token (401)")
         .await;
-    assert!(matches!(running.handle.latest().sync, Sync::Pending(_)));
+    assert!(matches!(running.handle.latest().sync, SyncState::Pending(_)));
 }
