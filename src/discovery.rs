@@ -22,7 +22,7 @@ use jiff::SignedDuration;
 use crate::config::{self, PodSource, Sharding};
 use crate::health::{Condition, Health, State};
 use crate::shutdown::Shutdown;
-use crate::targets::{Own, Settings, Share, TargetSet};
+use crate::targets::{SelfPod, ShardAssignment, TargetSet, TargetSettings};
 use crate::telemetry::Telemetry;
 
 use store::Store;
@@ -154,9 +154,9 @@ pub async fn start(
     };
     health.set(Condition::Selector, selected);
     let source = Source::new(settings).await?;
-    let target_settings = Settings {
+    let target_settings = TargetSettings {
         default_port: settings.default_port,
-        own: Own {
+        self_pod: SelfPod {
             uid: settings.pod_uid.clone(),
             name: source.own_name(),
         },
@@ -164,7 +164,7 @@ pub async fn start(
     let (store, snapshots) = Store::new(target_settings, settings, health, Arc::clone(&telemetry));
     if let Sharding::Fixed { index, total } = settings.sharding {
         // Nobody tells of a change, so there is nothing to learn and nothing held.
-        store.share(Share::new(index, total, SignedDuration::ZERO));
+        store.share(ShardAssignment::new(index, total, SignedDuration::ZERO));
     }
     let work = source.run(&store, telemetry);
     let clock = store::keep_time(Arc::clone(&store));

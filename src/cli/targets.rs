@@ -191,14 +191,14 @@ mod tests {
                 kind: "no_ip".to_owned(),
                 reason: "it has no IP yet".to_owned(),
             }],
-            unsupported: vec!["PodMonitor ns/m: spec.jobLabel is not honoured".to_owned()],
+            unsupported: vec!["PodMonitor ns/m: spec.jobLabel is not supported".to_owned()],
         };
         let expected = "\
 Discovery is synced, confirmed 3 s ago
 STATE    NAMESPACE  POD    URL                         SAMPLES  TOOK    WHY
 down     ns         web-0  http://10.0.0.1:80/metrics  0        1.000s  answered 500 Internal Server Error
 skipped  ns         web-1  -                           -        -       it has no IP yet
-PodMonitor ns/m: spec.jobLabel is not honoured
+PodMonitor ns/m: spec.jobLabel is not supported
 ";
         assert_eq!(table(&report), expected);
     }

@@ -14,7 +14,7 @@ use tokio::time::{timeout, timeout_at};
 
 use super::scope::{Fault, Refusal, Timing, classify, classify_status, new_backoff, probe_resource, spread};
 use super::store::{ObjectHandle, Store};
-use crate::targets::{Discover, Name, Object, ObjectKind};
+use crate::targets::{Discover, Object, ObjectKey, ObjectKind};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SILENCE: Duration = Duration::from_secs(90);
@@ -41,7 +41,7 @@ const SERVICES: Form = Form {
     plural: "services",
 };
 const SLICES: Form = Form {
-    kind: ObjectKind::Slice,
+    kind: ObjectKind::EndpointSlice,
     name: "EndpointSlice",
     group: "discovery.k8s.io",
     version: "v1",
@@ -234,7 +234,7 @@ impl Source {
         }
     }
 
-    async fn list(&self, api: &Api<DynamicObject>) -> Result<(BTreeMap<Name, Object>, String), Fault> {
+    async fn list(&self, api: &Api<DynamicObject>) -> Result<(BTreeMap<ObjectKey, Object>, String), Fault> {
         let mut objects = BTreeMap::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
@@ -249,7 +249,7 @@ impl Source {
         }
     }
 
-    fn read(&self, object: &DynamicObject) -> (Name, Object) {
+    fn read(&self, object: &DynamicObject) -> (ObjectKey, Object) {
         let meta = &object.metadata;
         let none = BTreeMap::new();
         let read = Object::read(
@@ -343,7 +343,7 @@ fn no_answer() -> Fault {
     }
 }
 
-fn name_of(object: &DynamicObject) -> Name {
+fn name_of(object: &DynamicObject) -> ObjectKey {
     let meta = &object.metadata;
     (
         meta.namespace.clone().unwrap_or_default(),

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::store::Store;
 use crate::backoff::jittered;
-use crate::targets::Share;
+use crate::targets::ShardAssignment;
 use crate::telemetry::Telemetry;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ impl Units {
                         store.update_share(total, ready);
                     } else {
                         tracing::info!(unit = self.ordinal, total, "Serving a share of the pods");
-                        store.share(Share::new(self.ordinal, total, learning));
+                        store.share(ShardAssignment::new(self.ordinal, total, learning));
                         store.update_share(total, ready);
                         is_known = true;
                     }

@@ -14,8 +14,8 @@ use super::{Snapshot, Snapshots, SyncState};
 use crate::config;
 use crate::health::{Condition, Health, State};
 use crate::targets::{
-    Discover, Name, Object, ObjectKind, Objects, Pod, PodRef, Prepared, Rules, Serving, Settings, Share,
-    TargetSet, assemble,
+    ClusterObjects, Discover, EvaluatedPod, MonitorIndex, Object, ObjectKey, ObjectKind, Pod, PodRef,
+    Serving, ShardAssignment, TargetSet, TargetSettings, assemble,
 };
 use crate::telemetry::Telemetry;
 
@@ -31,11 +31,11 @@ pub(super) enum Change {
 /// A pod as the store keeps it.
 #[derive(Debug)]
 pub(super) struct Entry {
-    prepared: Prepared,
+    prepared: EvaluatedPod,
     /// Kept where other objects have a say in what becomes of the pod, and change.
     pod: Option<Box<Pod>>,
     /// The rules that it was prepared by.
-    rules: Arc<Rules>,
+    rules: Arc<MonitorIndex>,
 }
 
 impl Entry {
@@ -44,11 +44,11 @@ impl Entry {
     }
 
     /// Looks at the pod again where the rules are others by now.
-    fn renew(&mut self, settings: &Settings, rules: &Arc<Rules>) {
+    fn renew(&mut self, settings: &TargetSettings, rules: &Arc<MonitorIndex>) {
         if let Some(pod) = &self.pod
             && !Arc::ptr_eq(&self.rules, rules)
         {
-            self.prepared = Prepared::new(pod, settings, rules);
+            self.prepared = EvaluatedPod::new(pod, settings, rules);
             self.rules = Arc::clone(rules);
         }
     }
@@ -71,7 +71,7 @@ pub(super) enum ObjectStanding {
 #[derive(Debug)]
 struct ObjectSource {
     name: String,
-    objects: BTreeMap<Name, Object>,
+    objects: BTreeMap<ObjectKey, Object>,
     standing: ObjectStanding,
     /// What is less than asked for.
     reduced: Option<String>,
@@ -135,7 +135,7 @@ struct Inner {
     sources: Vec<Source>,
     given_up: Option<SyncState>,
     /// This unit's share of the pods; none where it serves all.
-    share: Option<Share>,
+    share: Option<ShardAssignment>,
     /// Why the share is not known yet.
     share_pending: Option<String>,
     /// What was held in the last set.
@@ -146,14 +146,14 @@ struct Inner {
 /// Takes what sources report and publishes snapshots.
 #[derive(Debug)]
 pub(super) struct Store {
-    settings: Settings,
+    settings: TargetSettings,
     list_max_age: Duration,
     health: Arc<Health>,
     telemetry: Arc<Telemetry>,
     inner: Mutex<Inner>,
     discover: Discover,
     /// Apart from `inner`, since pods are looked at while that is free for others.
-    rules: Mutex<Arc<Rules>>,
+    rules: Mutex<Arc<MonitorIndex>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -161,7 +161,7 @@ const FIRST_LIST: &str = "waiting for the first list of pods";
 
 impl Store {
     pub(super) fn new(
-        settings: Settings,
+        settings: TargetSettings,
         config: &config::Discovery,
         health: Arc<Health>,
         telemetry: Arc<Telemetry>,
@@ -185,7 +185,10 @@ impl Store {
                 object_sources: Vec::new(),
             }),
             discover: config.discover,
-            rules: Mutex::new(Arc::new(Rules::new(config.discover, &Objects::default()))),
+            rules: Mutex::new(Arc::new(MonitorIndex::new(
+                config.discover,
+                &ClusterObjects::default(),
+            ))),
             snapshots,
         };
         (Arc::new(store), receiver)
@@ -222,7 +225,7 @@ impl Store {
         self.publish(&inner, None);
     }
 
-    fn rules(&self) -> Arc<Rules> {
+    fn rules(&self) -> Arc<MonitorIndex> {
         Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -247,13 +250,13 @@ impl Store {
     /// Works out the rules anew, and every pod by them. Returns how long that took.
     fn reconsider(&self, inner: &mut Inner) -> Duration {
         let started = Instant::now();
-        let mut objects = Objects::default();
+        let mut objects = ClusterObjects::default();
         for (kind, source) in &inner.object_sources {
             for (name, object) in &source.objects {
                 objects.insert(*kind, name.clone(), object.clone());
             }
         }
-        let rules = Arc::new(Rules::new(self.discover, &objects));
+        let rules = Arc::new(MonitorIndex::new(self.discover, &objects));
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
         for entry in inner
             .sources
@@ -267,7 +270,7 @@ impl Store {
     }
 
     /// This unit serves a share of the pods.
-    pub(super) fn share(&self, share: Share) {
+    pub(super) fn share(&self, share: ShardAssignment) {
         let mut inner = self.lock();
         inner.share = Some(share);
         inner.share_pending = None;
@@ -349,14 +352,14 @@ impl Store {
         self.telemetry.discovery.built(&set, took.as_secs_f64());
         if let Some(share) = &inner.share {
             let metrics = &self.telemetry.discovery.shard;
-            metrics.set(share, set.n_own, set.held.len());
-            for pod in inner.held.iter().filter(|pod| !set.held.contains(pod)) {
+            metrics.set(share, set.n_assigned, set.handing_over.len());
+            for pod in inner.held.iter().filter(|pod| !set.handing_over.contains(pod)) {
                 // One that came back, or went away altogether, was given up to nobody.
-                if matches!(share.serving(&pod.uid, now), Serving::Other(_)) {
+                if matches!(share.serving(&pod.uid, now), Serving::Other { .. }) {
                     metrics.given_up(share.is_owner_ready(&pod.uid));
                 }
             }
-            inner.held.clone_from(&set.held);
+            inner.held.clone_from(&set.handing_over);
         }
         self.publish(inner, Some(Arc::new(set)));
         took
@@ -505,8 +508,8 @@ impl SourceHandle {
     pub(super) fn prepare(&self, pod: Pod) -> Entry {
         let rules = self.store.rules();
         Entry {
-            prepared: Prepared::new(&pod, &self.store.settings, &rules),
-            pod: rules.takes_objects().then(|| Box::new(pod)),
+            prepared: EvaluatedPod::new(&pod, &self.store.settings, &rules),
+            pod: rules.reads_objects().then(|| Box::new(pod)),
             rules,
         }
     }
@@ -674,7 +677,7 @@ pub(super) struct ObjectHandle {
 
 impl ObjectHandle {
     /// The whole of this source's objects.
-    pub(super) fn swap(&self, objects: BTreeMap<Name, Object>) -> Duration {
+    pub(super) fn swap(&self, objects: BTreeMap<ObjectKey, Object>) -> Duration {
         let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         if source.standing != ObjectStanding::Synced {
@@ -691,7 +694,7 @@ impl ObjectHandle {
     }
 
     /// Changes of single objects, in order; `None` is a deletion. Returns how long it took to work them in.
-    pub(super) fn apply(&self, changes: Vec<(Name, Option<Object>)>) -> Duration {
+    pub(super) fn apply(&self, changes: Vec<(ObjectKey, Option<Object>)>) -> Duration {
         let mut inner = self.store.lock();
         let (_, source) = &mut inner.object_sources[self.index];
         let mut differs = false;

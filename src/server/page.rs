@@ -89,7 +89,7 @@ pub(super) fn render(report: &Report, readiness: &Readiness) -> String {
     }
     page.push_str("</table>");
     if !report.unsupported.is_empty() {
-        page.push_str("<h2>Not honoured in monitors</h2><ul>");
+        page.push_str("<h2>Unsupported fields of monitors</h2><ul>");
         for line in &report.unsupported {
             let _ = write!(page, "<li>{}", escaped(line));
         }

@@ -80,7 +80,7 @@ pub struct Report {
     pub targets: Vec<TargetReport>,
     /// What is not.
     pub skipped: Vec<SkippedReport>,
-    /// What PodMonitors and ServiceMonitors say that is not honoured, a sentence each.
+    /// What PodMonitors and ServiceMonitors say that is not supported, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsupported: Vec<String>,
 }
@@ -160,8 +160,8 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
     let skipped = |skipped: &crate::targets::Skipped| SkippedReport {
         namespace: skipped.pod.namespace.clone(),
         pod: skipped.pod.name.clone(),
-        kind: skipped.kind.to_owned(),
-        reason: skipped.reason.clone(),
+        kind: skipped.reason.to_string(),
+        reason: skipped.detail.clone(),
     };
     Report {
         discovery: discovery.to_owned(),

@@ -1,13 +1,14 @@
-//! What a pod's annotations ask for.
+//! The scrape annotations of pods and Services.
 //!
-//! The set that users write already: prometheus-community's `kubernetes-pods` job, the predecessor's defaults, Istio's
-//! list. `docs/reference/annotations.md` tells users the same; keep both in step.
+//! The annotations are those that users write already: prometheus-community's `kubernetes-pods` job, the defaults of the
+//! predecessor of this program, and Istio's list. `docs/reference/annotations.md` describes them for users.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::{ContainerPort, DefaultPort, Pod, Protocol, Scheme};
+use super::skip::Skip;
+use super::{ContainerPort, DefaultPort, Pod, Protocol, Scheme, SkipReason};
 
 const SCRAPE: &str = "prometheus.io/scrape";
 const PORT: &str = "prometheus.io/port";
@@ -16,70 +17,69 @@ const SCHEME: &str = "prometheus.io/scheme";
 const PARAM: &str = "prometheus.io/param_";
 const SCRAPE_TARGETS: &str = "prometheus.istio.io/scrape-targets";
 const DEFAULT_PATH: &str = "/metrics";
-/// Where Istio's agent serves what it has merged of the application's targets.
+/// The port on which Istio's agent serves the merged metrics of the pod.
 const ISTIO_MERGED_PORT: &str = "15020";
 
-/// An endpoint that the annotations ask for. Which address it is at is not their business.
+/// An endpoint that an annotation or a monitor asks for, at whatever address the pod has.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Wanted {
-    /// The port.
+pub(super) struct Endpoint {
     pub(super) port: u16,
-    /// Path and query, as they are sent.
+    /// Path and query as they are sent.
     pub(super) path_and_query: String,
-    /// The path as its own label, where the form names paths.
+    /// The path as a label, if the form of the request can name several paths.
     pub(super) path_label: Option<String>,
-    /// Whether the form can name several endpoints, so that the port is a label.
+    /// Whether the form of the request can name several endpoints, so that the port becomes a label.
     pub(super) port_label: bool,
-    /// http or https.
     pub(super) scheme: Scheme,
 }
 
-impl Wanted {
-    /// Stands where a port was refused.
-    pub(super) fn unknown() -> Self {
-        Self {
-            port: 0,
-            path_and_query: String::new(),
-            path_label: None,
-            port_label: false,
-            scheme: Scheme::Http,
+/// The endpoints that something asks for, and the parts of the request that cannot be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Endpoints {
+    /// In order of precedence.
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) skipped: Vec<Skip>,
+}
+
+impl Endpoints {
+    pub(super) fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.skipped.is_empty()
+    }
+
+    pub(super) fn push(&mut self, endpoint: Result<Endpoint, Skip>) {
+        match endpoint {
+            Ok(endpoint) => self.endpoints.push(endpoint),
+            Err(skip) => self.skipped.push(skip),
         }
+    }
+
+    pub(super) fn extend(&mut self, other: Self) {
+        self.endpoints.extend(other.endpoints);
+        self.skipped.extend(other.skipped);
     }
 }
 
-/// Something that is not scraped: a stable word and a sentence.
-pub(super) type Refusal = (&'static str, String);
-
-/// What the annotations of one pod come to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// In the order in which they count.
-    pub(super) wanted: Vec<Wanted>,
-    /// Parts that cannot be used, while others can.
-    pub(super) refused: Vec<Refusal>,
-}
-
 /// Annotations by name.
-type Annotations = BTreeMap<Box<str>, Box<str>>;
+pub(super) type Annotations = BTreeMap<Box<str>, Box<str>>;
 
-/// Whether the annotations ask for a scrape at all, and else why not.
-pub(super) fn asks(annotations: &Annotations) -> Result<(), Refusal> {
+/// Returns whether the annotations ask for a scrape, and otherwise why not.
+pub(super) fn opts_in(annotations: &Annotations) -> Result<(), Skip> {
     match annotation(annotations, SCRAPE) {
         Some("1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(()),
-        Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Err((
-            "annotated_off",
+        Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Err(Skip::new(
+            SkipReason::AnnotatedOff,
             format!("the annotation {SCRAPE} says not to scrape it"),
         )),
-        Some(value) => Err((
-            "bad_annotation",
+        Some(value) => Err(Skip::new(
+            SkipReason::BadAnnotation,
             format!(
                 "the annotation {SCRAPE} is {}; use \"true\" or \"false\"",
                 quoted(value)
             ),
         )),
         None if annotation(annotations, SCRAPE_TARGETS).is_some() => Ok(()),
-        None => Err((
-            "not_annotated",
+        None => Err(Skip::new(
+            SkipReason::NotAnnotated,
             format!("it has no annotation {SCRAPE}; set it to \"true\""),
         )),
     }
@@ -88,107 +88,105 @@ pub(super) fn asks(annotations: &Annotations) -> Result<(), Refusal> {
 /// Reads the annotations of a pod that asks for a scrape.
 ///
 /// # Errors
-/// The one reason why nothing of it can be scraped. A bad part of a list is in [`Plan::refused`] instead.
-pub(super) fn plan(pod: &Pod, default_port: DefaultPort) -> Result<Plan, Refusal> {
+/// The reason why nothing can be scraped. A bad entry of a list is in [`Endpoints::skipped`] instead.
+pub(super) fn endpoints_of_pod(pod: &Pod, default_port: DefaultPort) -> Result<Endpoints, Skip> {
     let annotations = &pod.annotations;
     let scheme = scheme(annotations)?;
     let query = query(annotations)?;
-    let mut plan = Plan {
-        wanted: Vec::new(),
-        refused: Vec::new(),
-    };
     let port = annotation(annotations, PORT);
-    match annotation(annotations, SCRAPE_TARGETS) {
-        // Istio's injector points the plain annotations at its agent, which answers for the whole list.
-        Some(list) if port != Some(ISTIO_MERGED_PORT) => plan.take_scrape_targets(pod, list, scheme, &query),
+    let mut found = match annotation(annotations, SCRAPE_TARGETS) {
+        // Istio's injector points the plain annotations at its agent, which serves the metrics of the whole list.
+        Some(list) if port != Some(ISTIO_MERGED_PORT) => scrape_targets(pod, list, scheme, &query),
         _ => {
-            let form = Plain {
+            let template = EndpointTemplate {
                 path: normal_path(annotation(annotations, PATH).unwrap_or(DEFAULT_PATH)),
                 query,
                 scheme,
             };
-            plan.take_plain(pod, port, &form, default_port);
+            match port {
+                Some(list) => listed_ports(pod, list, &template),
+                None => default_ports(pod, default_port, &template),
+            }
         }
+    };
+    if found.is_empty() {
+        return Err(Skip::new(
+            SkipReason::NoPort,
+            format!("the annotation {SCRAPE_TARGETS} names no target"),
+        ));
     }
-    if plan.wanted.is_empty() {
-        // Each form pushes at least one of the two; the first refusal tells why nothing is left.
-        if plan.refused.len() == 1 {
-            return Err(plan.refused.remove(0));
-        }
-        if plan.refused.is_empty() {
-            return Err((
-                "no_port",
-                format!("the annotation {SCRAPE_TARGETS} names no target"),
-            ));
-        }
+    // If nothing is left, a single bad entry is the reason for the whole pod.
+    if found.endpoints.is_empty() && found.skipped.len() == 1 {
+        return Err(found.skipped.remove(0));
     }
-    Ok(plan)
+    Ok(found)
 }
 
-impl Plan {
-    fn take_plain(&mut self, pod: &Pod, port: Option<&str>, form: &Plain, default_port: DefaultPort) {
-        let want = |port, port_label| form.want(port, port_label);
-        match (port, default_port) {
-            (Some(text), _) => {
-                let is_list = text.contains(',');
-                for entry in text.split(',') {
-                    match resolve_port(pod, entry.trim(), &place(PORT)) {
-                        Ok(port) => self.wanted.push(want(port, is_list)),
-                        Err(refusal) => self.refused.push(refusal),
-                    }
-                }
-            }
-            (None, DefaultPort::Number(port)) => self.wanted.push(want(port, false)),
-            (None, DefaultPort::Declared) => {
-                let declared = tcp_ports(pod).map(|port| port.number);
-                self.wanted.extend(declared.map(|port| want(port, true)));
-                if self.wanted.is_empty() {
-                    self.refused.push((
-                        "no_port",
-                        format!("no container declares a TCP port, and it has no annotation {PORT}"),
-                    ));
-                }
-            }
-        }
+/// Reads `prometheus.io/port`: a port or a comma-separated list.
+fn listed_ports(pod: &Pod, list: &str, template: &EndpointTemplate) -> Endpoints {
+    let is_list = list.contains(',');
+    let place = format!("the annotation {PORT}");
+    let mut found = Endpoints::default();
+    for entry in list.split(',') {
+        let port = resolve_port(pod, entry.trim(), &place);
+        found.push(port.map(|port| template.at_port(port, is_list)));
     }
+    found
+}
 
-    fn take_scrape_targets(&mut self, pod: &Pod, list: &str, scheme: Scheme, query: &str) {
-        for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
-            let (port, path) = entry.split_once(':').unwrap_or((entry, ""));
-            let path = normal_path(if path.trim().is_empty() {
-                DEFAULT_PATH
-            } else {
-                path.trim()
-            });
-            match resolve_port(pod, port.trim(), &place(SCRAPE_TARGETS)) {
-                Ok(port) => self.wanted.push(Wanted {
-                    port,
-                    path_and_query: with_query(&path, query),
-                    path_label: Some(path),
-                    port_label: true,
-                    scheme,
-                }),
-                Err(refusal) => self.refused.push(refusal),
+/// Returns the endpoints of a pod without a port annotation.
+fn default_ports(pod: &Pod, default_port: DefaultPort, template: &EndpointTemplate) -> Endpoints {
+    let mut found = Endpoints::default();
+    match default_port {
+        DefaultPort::Number(port) => found.push(Ok(template.at_port(port, false))),
+        DefaultPort::Declared => {
+            for port in tcp_ports(pod) {
+                found.push(Ok(template.at_port(port.number, true)));
+            }
+            if found.is_empty() {
+                found.push(Err(Skip::new(
+                    SkipReason::NoPort,
+                    format!("no container declares a TCP port, and it has no annotation {PORT}"),
+                )));
             }
         }
     }
+    found
 }
 
-fn place(annotation: &str) -> String {
-    format!("the annotation {annotation}")
+/// Reads Istio's list of `port:path` entries.
+fn scrape_targets(pod: &Pod, list: &str, scheme: Scheme, query: &str) -> Endpoints {
+    let place = format!("the annotation {SCRAPE_TARGETS}");
+    let mut found = Endpoints::default();
+    for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (port, path) = entry.split_once(':').unwrap_or((entry, ""));
+        let path = match path.trim() {
+            "" => normal_path(DEFAULT_PATH),
+            path => normal_path(path),
+        };
+        let port = resolve_port(pod, port.trim(), &place);
+        found.push(port.map(|port| Endpoint {
+            port,
+            path_and_query: with_query(&path, query),
+            path_label: Some(path),
+            port_label: true,
+            scheme,
+        }));
+    }
+    found
 }
 
-/// One path, query and scheme for any port.
+/// An endpoint that lacks only its port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Plain {
+struct EndpointTemplate {
     path: String,
     query: String,
     scheme: Scheme,
 }
 
-impl Plain {
-    fn want(&self, port: u16, port_label: bool) -> Wanted {
-        Wanted {
+impl EndpointTemplate {
+    fn at_port(&self, port: u16, port_label: bool) -> Endpoint {
+        Endpoint {
             port,
             path_and_query: with_query(&self.path, &self.query),
             path_label: None,
@@ -198,80 +196,91 @@ impl Plain {
     }
 }
 
-/// What the annotations of a Service ask for; its ports have numbers in its endpoints only.
+/// The annotations of a Service that asks for a scrape. The numbers of its ports stand in its EndpointSlices only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ServicePlan {
-    form: Plain,
-    /// Names or numbers; none means all ports of the Service.
+pub(super) struct ServiceAnnotations {
+    template: EndpointTemplate,
+    /// Names or numbers; `None` means all ports of the Service.
     pub(super) ports: Option<Vec<String>>,
-    pub(super) is_list: bool,
 }
 
-impl ServicePlan {
-    pub(super) fn want(&self, port: u16, port_label: bool) -> Wanted {
-        self.form.want(port, port_label)
+impl ServiceAnnotations {
+    /// Reads the annotations.
+    ///
+    /// # Errors
+    /// The reason why nothing can be scraped.
+    pub(super) fn read(annotations: &Annotations) -> Result<Self, Skip> {
+        let ports = annotation(annotations, PORT);
+        Ok(Self {
+            template: EndpointTemplate {
+                path: normal_path(annotation(annotations, PATH).unwrap_or(DEFAULT_PATH)),
+                query: query(annotations)?,
+                scheme: scheme(annotations)?,
+            },
+            ports: ports.map(|ports| ports.split(',').map(|port| port.trim().to_owned()).collect()),
+        })
+    }
+
+    /// Returns the endpoint at a port. The port is a label unless the annotation names exactly one.
+    pub(super) fn at_port(&self, port: u16) -> Endpoint {
+        let names_one = self.ports.as_ref().is_some_and(|ports| ports.len() == 1);
+        self.template.at_port(port, !names_one)
     }
 }
 
-/// Reads the annotations of a Service that asks for a scrape.
-pub(super) fn of_service(annotations: &Annotations) -> Result<ServicePlan, Refusal> {
-    let port = annotation(annotations, PORT);
-    Ok(ServicePlan {
-        form: Plain {
-            path: normal_path(annotation(annotations, PATH).unwrap_or(DEFAULT_PATH)),
-            query: query(annotations)?,
-            scheme: scheme(annotations)?,
-        },
-        ports: port.map(|ports| ports.split(',').map(|port| port.trim().to_owned()).collect()),
-        is_list: port.is_some_and(|port| port.contains(',')),
-    })
-}
-
-fn scheme(annotations: &Annotations) -> Result<Scheme, Refusal> {
+fn scheme(annotations: &Annotations) -> Result<Scheme, Skip> {
     match annotation(annotations, SCHEME)
         .map(str::to_ascii_lowercase)
         .as_deref()
     {
         None | Some("http") => Ok(Scheme::Http),
         Some("https") => Ok(Scheme::Https),
-        Some(other) => Err((
-            "bad_scheme",
+        Some(other) => Err(Skip::new(
+            SkipReason::BadScheme,
             format!("the annotation {SCHEME} is {}; use http or https", quoted(other)),
         )),
     }
 }
 
-/// A port from its number or its name, as `place` says it.
-pub(super) fn resolve_port(pod: &Pod, text: &str, place: &str) -> Result<u16, Refusal> {
+/// Returns the number of a port that is given by number or by name. `place` says in error texts where it is given.
+pub(super) fn resolve_port(pod: &Pod, text: &str, place: &str) -> Result<u16, Skip> {
     if text.is_empty() {
-        return Err(("bad_port", format!("{place} has an empty entry")));
+        return Err(Skip::new(
+            SkipReason::BadPort,
+            format!("{place} has an empty entry"),
+        ));
     }
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
-            (
-                "bad_port",
+            Skip::new(
+                SkipReason::BadPort,
                 format!("{place} names port {}; use 1 to 65535", quoted(text)),
             )
         });
     }
+    named_port(pod, text, place)
+}
+
+/// Looks up a port by its name among the ports that the containers declare.
+fn named_port(pod: &Pod, text: &str, place: &str) -> Result<u16, Skip> {
     let named = |port: &&ContainerPort| port.name.as_deref() == Some(text);
     let numbers: BTreeSet<u16> = tcp_ports(pod).filter(named).map(|port| port.number).collect();
     let mut numbers = numbers.into_iter();
     match (numbers.next(), numbers.next()) {
         (Some(number), None) => Ok(number),
-        (Some(first), Some(second)) => Err((
-            "ambiguous_port",
+        (Some(first), Some(second)) => Err(Skip::new(
+            SkipReason::AmbiguousPort,
             format!(
                 "{place} names port {}, which is {first} in one container and {second} in another; use the number",
                 quoted(text)
             ),
         )),
-        (None, _) if pod.ports.iter().any(|port| named(&port)) => Err((
-            "unknown_port",
+        (None, _) if pod.ports.iter().any(|port| named(&port)) => Err(Skip::new(
+            SkipReason::UnknownPort,
             format!("{place} names port {}, which is not a TCP port", quoted(text)),
         )),
-        (None, _) => Err((
-            "unknown_port",
+        (None, _) => Err(Skip::new(
+            SkipReason::UnknownPort,
             format!("{place} names port {}, which no container declares", quoted(text)),
         )),
     }
@@ -283,7 +292,7 @@ fn tcp_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
         .filter(|port| port.protocol == Protocol::Tcp && port.number != 0)
 }
 
-/// An annotation's value without the spaces around it; an empty one counts as none.
+/// Returns an annotation's value without the spaces around it. An empty value counts as no annotation.
 fn annotation<'a>(annotations: &'a Annotations, name: &str) -> Option<&'a str> {
     annotations
         .get(name)
@@ -291,7 +300,7 @@ fn annotation<'a>(annotations: &'a Annotations, name: &str) -> Option<&'a str> {
         .filter(|value| !value.is_empty())
 }
 
-/// What a URI may not hold as it is. A `#` would cut off the rest.
+/// What a request line must not contain as it is. A `#` would cut off the rest of the path.
 const NOT_IN_PATH: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -307,21 +316,21 @@ const NOT_IN_PATH: &AsciiSet = &CONTROLS
 
 const NOT_IN_PARAMETER: &AsciiSet = &NOT_IN_PATH.add(b'%').add(b'&').add(b'+').add(b'=');
 
-/// A path as it is sent: a slash first, a query kept, what a request line cannot hold percent-encoded.
+/// Returns a path as it is sent: it starts with a slash, keeps a query, and is percent-encoded where that is needed.
 pub(super) fn normal_path(path: &str) -> String {
     let slash = if path.starts_with('/') { "" } else { "/" };
     format!("{slash}{}", utf8_percent_encode(path, NOT_IN_PATH))
 }
 
-/// The `param_<name>` annotations as a query without its question mark, sorted by name.
-fn query(annotations: &Annotations) -> Result<String, Refusal> {
+/// Returns the `param_<name>` annotations as a query without a question mark, sorted by name.
+fn query(annotations: &Annotations) -> Result<String, Skip> {
     let mut pairs = Vec::new();
     for (key, value) in annotations {
         match key.strip_prefix(PARAM) {
             None => {}
             Some("") => {
-                return Err((
-                    "bad_annotation",
+                return Err(Skip::new(
+                    SkipReason::BadAnnotation,
                     format!("the annotation {PARAM} names no parameter; write it as {PARAM}NAME"),
                 ));
             }
@@ -331,7 +340,7 @@ fn query(annotations: &Annotations) -> Result<String, Refusal> {
     Ok(encode_query(pairs))
 }
 
-/// A query of these parameters, without its question mark.
+/// Encodes parameters as a query without a question mark.
 pub(super) fn encode_query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut query = String::new();
     for (name, value) in pairs {
@@ -353,7 +362,7 @@ pub(super) fn with_query(path: &str, query: &str) -> String {
     }
 }
 
-/// A value from outside in a sentence: quoted, escaped, and cut where it is long.
+/// Returns a value from outside for use in a sentence: quoted, escaped, and cut if it is long.
 fn quoted(text: &str) -> String {
     const MOST: usize = 64;
     if text.chars().count() <= MOST {

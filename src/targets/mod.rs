@@ -1,41 +1,53 @@
-//! From pods to targets, and from pods to the reasons why they are not scraped.
+//! From pods to targets, and to the reasons why other pods are not scraped.
 //!
-//! Core: values in, values out. [`build`] takes every known pod and a moment and returns the whole [`TargetSet`] of
-//! that moment: which endpoints are scraped under which labels, and in words why every other selected pod is not. The
-//! annotations are read in `annotations`, who owns an address is settled in `set`.
+//! This is part of the functional core: values in, values out. A pod goes through these steps:
+//!
+//! 1. [`EvaluatedPod::new`] works out everything that can be said about one pod without looking at the others: does it
+//!    opt in (`annotations`, `monitors`), does it run, which endpoints does it name, at which address.
+//! 2. [`assemble`] takes all evaluated pods and the current time and returns the whole [`TargetSet`]. Only here it is
+//!    known which pod owns an address (`ownership`) and which shard scrapes a pod (`shard`).
+//!
+//! Evaluation is done again only for pods that change, so that one changed pod among ten thousand costs one evaluation.
 
 mod annotations;
-mod objects;
+mod cluster_objects;
+mod evaluate;
+mod monitors;
+mod ownership;
 mod pod;
 mod selector;
 mod set;
 mod shard;
+mod skip;
 
 use std::net::SocketAddr;
 
-pub use objects::{Discover, Name, Object, ObjectKind, Objects, Rules};
+pub use cluster_objects::{ClusterObjects, Discover, Object, ObjectKey, ObjectKind};
+pub use evaluate::{EvaluatedPod, SelfPod, TargetSettings};
+pub use monitors::MonitorIndex;
 pub use pod::{ContainerPort, Phase, Pod, Protocol};
-pub use selector::{Selector, SelectorError};
-pub use set::{Own, Prepared, Settings, TargetSet, assemble, build};
-pub use shard::{Serving, Share, owner};
+pub use selector::{Requirement, RequirementError, Selector, SelectorError};
+pub use set::{TargetSet, assemble, build};
+pub use shard::{Serving, ShardAssignment, owner};
+pub use skip::SkipReason;
 
-/// What a pod without a port annotation means.
+/// The port of a pod that has no port annotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DefaultPort {
-    /// This port, as Istio and the predecessor have it.
+    /// This port, as in Istio and in the predecessor of this program.
     Number(u16),
-    /// Every declared container port, as Prometheus' own pod discovery has it.
+    /// Every declared container port, as in Prometheus' own pod discovery.
     Declared,
 }
 
-/// A pod's name, for labels and texts.
+/// The names of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodRef {
-    /// Namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Name.
+    /// The name.
     pub name: String,
-    /// UID; a new pod of the same name has another.
+    /// The UID. A new pod of the same name has a different one.
     pub uid: String,
 }
 
@@ -45,17 +57,17 @@ impl std::fmt::Display for PodRef {
     }
 }
 
-/// How a target is asked.
+/// The URL scheme of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
-    /// Plain.
+    /// Without TLS.
     Http,
-    /// TLS.
+    /// With TLS.
     Https,
 }
 
 impl Scheme {
-    /// The word before `://`.
+    /// Returns the word before `://`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -64,30 +76,33 @@ impl Scheme {
     }
 }
 
-/// One HTTP endpoint of one pod. The key is (`pod.uid`, `address.port()`, `path_and_query`), never the address alone.
+/// One HTTP endpoint of one pod.
+///
+/// (`pod.uid`, `address.port()`, `path_and_query`) identifies it. The address alone never does, since addresses move
+/// from pod to pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The pod.
     pub pod: PodRef,
     /// http or https.
     pub scheme: Scheme,
-    /// The pod's IP and the port.
+    /// The pod's IP address and the port.
     pub address: SocketAddr,
-    /// Path with query, starting with a slash.
+    /// The path with its query. It starts with a slash.
     pub path_and_query: String,
-    /// The labels added to each of its samples and to its `up`, in this order.
+    /// The labels that are added to each of its samples and to its `up`, in this order.
     pub labels: Vec<(String, String)>,
 }
 
-/// A selected pod that is not scraped (or one of its ports), and why.
+/// A selected pod that is not scraped, or one endpoint of a pod, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// The pod.
     pub pod: PodRef,
-    /// A stable word for metrics, such as `no_ip`. All of them stand in `docs/reference/annotations.md`.
-    pub kind: &'static str,
-    /// A sentence for people: what, where, what to do.
-    pub reason: String,
+    /// The reason.
+    pub reason: SkipReason,
+    /// A sentence for people: what is wrong, where, and what to do.
+    pub detail: String,
 }
 
 #[cfg(test)]

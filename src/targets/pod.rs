@@ -1,4 +1,4 @@
-//! What is used of a pod, and no more.
+//! The fields of a pod that discovery uses.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,68 +7,68 @@ use jiff::Timestamp;
 
 use super::PodRef;
 
-/// A pod, as far as discovery uses it.
+/// A pod, reduced to the fields that discovery uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
-    /// Its names.
+    /// Namespace, name and UID.
     pub id: PodRef,
-    /// Its labels, where something of ours matches on them; else empty, since the API server has selected already.
+    /// The labels, where a monitor may match on them. Otherwise empty, since the API server has selected by label.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations that begin with `prometheus.`, sorted by name.
+    /// The annotations that begin with `prometheus.`, sorted by name.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
-    /// Whether it shares its node's addresses.
+    /// Whether the pod shares its node's addresses.
     pub host_network: bool,
-    /// The declared ports of its containers, sidecars included.
+    /// The declared ports of all containers, including sidecars.
     pub ports: Box<[ContainerPort]>,
-    /// How far it is.
+    /// `status.phase`.
     pub phase: Phase,
-    /// Its addresses, the primary one first, as the API server writes them.
+    /// `status.podIPs`, the primary address first.
     pub ips: Box<[IpAddr]>,
-    /// When the kubelet took it on.
+    /// `status.startTime`: when the kubelet accepted the pod.
     pub started: Option<Timestamp>,
-    /// When it was created.
+    /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
-    /// By when it should be gone, where it is being deleted.
+    /// `metadata.deletionTimestamp`: by when a pod that is being deleted should be gone.
     pub deletion: Option<Timestamp>,
 }
 
 /// A declared port of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerPort {
-    /// Its name, where it has one.
+    /// The name, if it has one.
     pub name: Option<Box<str>>,
-    /// Its number.
+    /// The number.
     pub number: u16,
-    /// What is spoken there below HTTP.
+    /// The transport protocol.
     pub protocol: Protocol,
 }
 
-/// The transport of a declared port.
+/// The transport protocol of a declared port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// TCP, also where nothing is said.
+    /// TCP, which is also the default.
     Tcp,
-    /// UDP, SCTP or whatever comes later: not scraped.
+    /// UDP, SCTP or a later addition. Such a port is never scraped.
     Other,
 }
 
-/// How far a pod is.
+/// The phase of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Not all containers have started.
     Pending,
     /// At least one container runs.
     Running,
-    /// All containers ended well.
+    /// All containers ended with success.
     Succeeded,
-    /// All containers ended, one of them badly; evicted pods too.
+    /// All containers ended, at least one with an error. Evicted pods are in this phase.
     Failed,
-    /// Not known to the API server, not stated, or a word that we do not know.
+    /// The API server does not know the phase, does not state it, or states one that this program does not know.
     Unknown,
 }
 
 impl Phase {
-    /// The word in `status.phase`.
+    /// Returns the word in `status.phase`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "Pending",
@@ -79,7 +79,7 @@ impl Phase {
         }
     }
 
-    /// Whether no container runs any more, for good.
+    /// Returns whether all containers have ended for good.
     pub fn is_finished(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed)
     }

@@ -1,16 +1,16 @@
-//! Kubernetes label selectors, as the API server reads them.
+//! Kubernetes label selectors.
 //!
-//! Core. The grammar is that of apimachinery (`labels.Parse`), so that a text that we take is taken by the server and
-//! the other way round: an empty value is one (`app=`), an empty requirement is none (`app=x,`).
+//! The grammar is that of apimachinery's `labels.Parse`, so that this program and the API server accept the same texts.
+//! An empty value is a value (`app=`); an empty requirement is an error (`app=x,`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// A label selector, checked.
+/// A valid label selector.
 ///
-/// Holds at least one requirement: an empty selector would take every pod, which nobody who left a field empty meant.
-/// [`fmt::Display`] writes the canonical text: requirements sorted by key, values sorted and once, no spaces but around
-/// `in` and `notin`.
+/// It holds at least one requirement: an empty selector would match every pod, which nobody intends who leaves a field
+/// empty. [`fmt::Display`] writes the canonical text: requirements sorted by key, values sorted and without duplicates,
+/// and no spaces except around `in` and `notin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     requirements: Vec<Requirement>,
@@ -18,7 +18,7 @@ pub struct Selector {
 
 /// One condition on one label.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Requirement {
+pub struct Requirement {
     key: String,
     test: Test,
 }
@@ -35,50 +35,148 @@ enum Test {
     Below(i64),
 }
 
-/// What is wrong with a selector, where, and what would be right.
+/// Why a requirement is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SelectorError {
-    /// Nothing in it.
-    #[error("an empty selector would take every pod; name a label, for example app=web")]
-    Empty,
-    /// The text does not go on as it must.
-    #[error("found {found} at character {position}, expected {expected}")]
-    Syntax {
-        /// What stands there, quoted, or `the end`.
-        found: String,
-        /// The first character of it, counted from 1.
-        position: usize,
-        /// What could stand there.
-        expected: &'static str,
-    },
-    /// Not a label key.
-    #[error("{key:?} at character {position} is no label key: {problem}")]
+pub enum RequirementError {
+    /// The key is not a label key.
+    #[error("{key:?} is not a label key: {problem}")]
     Key {
         /// The text.
         key: String,
-        /// Its first character, counted from 1.
+        /// The rule that it breaks.
+        problem: &'static str,
+    },
+    /// A value is not a label value.
+    #[error("{value:?} is not a label value: {problem}")]
+    Value {
+        /// The text.
+        value: String,
+        /// The rule that it breaks.
+        problem: &'static str,
+    },
+    /// A set of values is empty.
+    #[error("the list of values for the label {key:?} is empty")]
+    NoValues {
+        /// The label key.
+        key: String,
+    },
+}
+
+/// Why a text is not a selector, where, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// The text is empty.
+    #[error("an empty selector would match every pod; name a label, for example app=web")]
+    Empty,
+    /// The text does not follow the grammar.
+    #[error("found {found} at character {position}, expected {expected}")]
+    Syntax {
+        /// The token at that position, quoted, or `the end`.
+        found: String,
+        /// The position of its first character, counted from 1.
+        position: usize,
+        /// What the grammar allows there.
+        expected: &'static str,
+    },
+    /// The key is not a label key.
+    #[error("{key:?} at character {position} is not a label key: {problem}")]
+    Key {
+        /// The text.
+        key: String,
+        /// The position of its first character, counted from 1.
         position: usize,
         /// The rule that it breaks.
         problem: &'static str,
     },
-    /// Not a label value.
-    #[error("{value:?} at character {position} is no label value: {problem}")]
+    /// The value is not a label value.
+    #[error("{value:?} at character {position} is not a label value: {problem}")]
     Value {
         /// The text.
         value: String,
-        /// Its first character, counted from 1.
+        /// The position of its first character, counted from 1.
         position: usize,
         /// The rule that it breaks.
         problem: &'static str,
     },
 }
 
-impl Selector {
-    /// Parses Kubernetes' full selector syntax: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, `a>5`,
-    /// `a<5`, joined by commas, with spaces where one likes.
+impl Requirement {
+    /// Requires that the label has this value.
     ///
     /// # Errors
-    /// [`SelectorError`], which names the character and what would be right there.
+    /// [`RequirementError`] if key or value break Kubernetes' rules.
+    pub fn equals(key: &str, value: &str) -> Result<Self, RequirementError> {
+        check_value(value)?;
+        Self::try_new(key, Test::Equals(value.to_owned()))
+    }
+
+    /// Requires that the label has one of these values.
+    ///
+    /// # Errors
+    /// [`RequirementError`] if key or values break Kubernetes' rules.
+    pub fn is_in(key: &str, values: BTreeSet<String>) -> Result<Self, RequirementError> {
+        check_values(key, &values)?;
+        Self::try_new(key, Test::In(values))
+    }
+
+    /// Requires that the label has none of these values, or does not exist.
+    ///
+    /// # Errors
+    /// [`RequirementError`] if key or values break Kubernetes' rules.
+    pub fn not_in(key: &str, values: BTreeSet<String>) -> Result<Self, RequirementError> {
+        check_values(key, &values)?;
+        Self::try_new(key, Test::NotIn(values))
+    }
+
+    /// Requires that the label exists.
+    ///
+    /// # Errors
+    /// [`RequirementError`] if the key breaks Kubernetes' rules.
+    pub fn exists(key: &str) -> Result<Self, RequirementError> {
+        Self::try_new(key, Test::Exists)
+    }
+
+    /// Requires that the label does not exist.
+    ///
+    /// # Errors
+    /// [`RequirementError`] if the key breaks Kubernetes' rules.
+    pub fn absent(key: &str) -> Result<Self, RequirementError> {
+        Self::try_new(key, Test::Absent)
+    }
+
+    fn try_new(key: &str, test: Test) -> Result<Self, RequirementError> {
+        check_label_key(key).map_err(|problem| RequirementError::Key {
+            key: key.to_owned(),
+            problem,
+        })?;
+        Ok(Self {
+            key: key.to_owned(),
+            test,
+        })
+    }
+}
+
+fn check_value(value: &str) -> Result<(), RequirementError> {
+    check_label_value(value).map_err(|problem| RequirementError::Value {
+        value: value.to_owned(),
+        problem,
+    })
+}
+
+/// Source: apimachinery, pkg/labels/selector.go, NewRequirement: `in` and `notin` need at least one value.
+fn check_values(key: &str, values: &BTreeSet<String>) -> Result<(), RequirementError> {
+    if values.is_empty() {
+        return Err(RequirementError::NoValues { key: key.to_owned() });
+    }
+    values.iter().try_for_each(|value| check_value(value))
+}
+
+impl Selector {
+    /// Parses Kubernetes' full selector syntax: `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, `a>5`,
+    /// `a<5`, separated by commas. Spaces are allowed between words.
+    ///
+    /// # Errors
+    /// [`SelectorError`], which states the position and what would be right there.
     ///
     /// Source: apimachinery, pkg/labels/selector.go.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
@@ -105,15 +203,19 @@ impl Selector {
         Ok(Self { requirements })
     }
 
-    /// Builds a selector that takes what all of `parts` take. `None` where there are none.
+    /// Makes a selector that matches what all of `parts` match. Returns `None` if there are none.
     pub fn all_of(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
-        let mut requirements: Vec<_> = parts.into_iter().flat_map(|part| part.requirements).collect();
+        Self::from_requirements(parts.into_iter().flat_map(|part| part.requirements).collect())
+    }
+
+    /// Makes a selector of requirements. Returns `None` if there are none.
+    pub fn from_requirements(mut requirements: Vec<Requirement>) -> Option<Self> {
         requirements.sort();
         requirements.dedup();
         (!requirements.is_empty()).then_some(Self { requirements })
     }
 
-    /// Whether a pod with these labels is taken.
+    /// Returns whether these labels match.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| {
             let value = labels.get(&requirement.key);
@@ -153,7 +255,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// The values between the parentheses. The empty value alone would read as no value, so it is written as two of it.
+/// Writes the values between the parentheses. A single empty value would read as no value, so it is written as two.
 fn joined(values: &BTreeSet<String>) -> String {
     if values.len() == 1 && values.contains("") {
         return ",".to_owned();
@@ -161,7 +263,7 @@ fn joined(values: &BTreeSet<String>) -> String {
     values.iter().map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
-/// A whole number as Go's `strconv.ParseInt` takes it.
+/// Parses a whole number as Go's `strconv.ParseInt` does.
 fn parse_integer(text: &str) -> Option<i64> {
     text.parse().ok()
 }
@@ -178,7 +280,8 @@ enum Token {
     Unknown(String),
 }
 
-/// Cuts the text into tokens, each with the position of its first character (from 1). Ends with [`Token::End`].
+/// Splits the text into tokens, each with the position of its first character, counted from 1. The last one is
+/// [`Token::End`].
 fn tokens(text: &str) -> Vec<(Token, usize)> {
     let characters: Vec<char> = text.chars().collect();
     let is_space = |c: char| matches!(c, ' ' | '\t' | '\r' | '\n');
@@ -229,7 +332,7 @@ impl Parser {
         &self.tokens[self.next].0
     }
 
-    /// Moves on, but never past the end.
+    /// Goes to the next token, but never past the end.
     fn advance(&mut self) {
         self.next = (self.next + 1).min(self.tokens.len() - 1);
     }
@@ -308,7 +411,7 @@ impl Parser {
         Ok(key)
     }
 
-    /// The value after an operator; none at all is the empty value.
+    /// Reads the value after an operator. If there is none, the value is empty.
     fn value_or_empty(&mut self) -> Result<String, SelectorError> {
         match self.peek() {
             Token::End | Token::Comma => Ok(String::new()),
@@ -343,7 +446,7 @@ impl Parser {
         Ok(number)
     }
 
-    /// `(a,b)`. As with the API server, a missing value is the empty one: `()`, `(,a)`.
+    /// Reads `(a,b)`. As in the API server, a missing value is the empty value: `()`, `(,a)`.
     fn values(&mut self) -> Result<BTreeSet<String>, SelectorError> {
         if self.peek() != &Token::Open {
             return Err(self.unexpected("'(' and values, as in (a,b)"));
@@ -389,7 +492,7 @@ fn check_label_key(key: &str) -> Result<(), &'static str> {
             }
             if !is_dns_subdomain(prefix) {
                 return Err(
-                    "what stands before the slash must be a DNS name in lower case, as in example.com/name",
+                    "the part before the slash must be a DNS name in lower case, as in example.com/name",
                 );
             }
             name
@@ -437,170 +540,4 @@ fn is_dns_subdomain(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(text: &str, canonical: &str) {
-        let selector = Selector::parse(text).unwrap_or_else(|e| panic!("{text:?}: {e}"));
-        assert_eq!(selector.to_string(), canonical);
-        assert_eq!(
-            Selector::parse(canonical).unwrap(),
-            selector,
-            "the canonical text means the same"
-        );
-    }
-
-    #[track_caller]
-    fn check_error(text: &str, expect: &str) {
-        assert_eq!(Selector::parse(text).expect_err(text).to_string(), expect);
-    }
-
-    #[track_caller]
-    fn check_match(text: &str, labels: &str, expect: bool) {
-        let labels = labels
-            .split(',')
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
-        assert_eq!(
-            Selector::parse(text).unwrap().matches(&labels),
-            expect,
-            "{text} on {labels:?}"
-        );
-    }
-
-    #[test]
-    fn every_operator_has_a_canonical_text() {
-        check("app=web", "app=web");
-        check("app==web", "app=web");
-        check("app!=web", "app!=web");
-        check("app in (b, a,b)", "app in (a,b)");
-        check("app notin(a)", "app notin (a)");
-        check("app", "app");
-        check("!app", "!app");
-        check("gen>5", "gen>5");
-        check("gen < 5", "gen<5");
-        check("tier=x,app=y", "app=y,tier=x");
-    }
-
-    #[test]
-    fn spaces_are_allowed_anywhere_between_words() {
-        check(
-            "  app = web ,\ttier in ( a , b ) , ! old\n",
-            "app=web,!old,tier in (a,b)",
-        );
-    }
-
-    #[test]
-    fn empty_values_are_values() {
-        check("app=", "app=");
-        check("app!=", "app!=");
-        check("app=,tier", "app=,tier");
-        check("app in (,a)", "app in (,a)");
-        check("app in (a,)", "app in (,a)");
-        check("app in (,)", "app in (,)");
-        check("app in ()", "app in (,)");
-    }
-
-    #[test]
-    fn keywords_are_keys_and_values_too() {
-        check("in in (in,notin)", "in in (in,notin)");
-        check("notin", "notin");
-        check("app=in", "app=in");
-        check("example.com/name=x", "example.com/name=x");
-    }
-
-    #[test]
-    fn what_the_api_server_refuses_is_refused_with_place_and_remedy() {
-        check_error(
-            "",
-            "an empty selector would take every pod; name a label, for example app=web",
-        );
-        check_error(
-            "app=x,",
-            "found the end at character 7, expected a label key, or ! and a label key",
-        );
-        check_error(
-            ",app=x",
-            "found ',' at character 1, expected a label key, or ! and a label key",
-        );
-        check_error(
-            "app in x",
-            "found 'x' at character 8, expected '(' and values, as in (a,b)",
-        );
-        check_error(
-            "app in (a",
-            "found the end at character 10, expected a comma or ')'",
-        );
-        check_error(
-            "app in (a b)",
-            "found 'b' at character 11, expected a comma or ')'",
-        );
-        check_error("app=a b", "found 'b' at character 7, expected a comma or the end");
-        check_error("!app=x", "found '=' at character 5, expected a comma or the end");
-        check_error("app===x", "found '=' at character 6, expected a label value");
-        check_error("gen>x", "found 'x' at character 5, expected a whole number");
-        check_error("gen>", "found the end at character 5, expected a whole number");
-        check_error("gen>-1", "found '-1' at character 5, expected a whole number");
-        check_error(
-            "gen>=5",
-            "found '>=' at character 4, expected one of =, ==, !=, in, notin, >, <, or a comma, or the end, after a label key",
-        );
-        check_error(
-            "app web",
-            "found 'web' at character 5, expected one of =, ==, !=, in, notin, >, <, or a comma, or the end, after a label key",
-        );
-        check_error(
-            "-app=x",
-            "\"-app\" at character 1 is no label key: a name is 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends",
-        );
-        check_error(
-            "Example.com/app",
-            "\"Example.com/app\" at character 1 is no label key: what stands before the slash must be a DNS name in lower case, as in example.com/name",
-        );
-        check_error(
-            "a/b/c",
-            "\"a/b/c\" at character 1 is no label key: there is more than one slash",
-        );
-        check_error(
-            "app=web_",
-            "\"web_\" at character 5 is no label value: a value is empty, or 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends",
-        );
-        assert!(Selector::parse(&format!("app={}", "v".repeat(63))).is_ok());
-        assert!(Selector::parse(&format!("app={}", "v".repeat(64))).is_err());
-        assert!(Selector::parse(&format!("{}=v", "k".repeat(64))).is_err());
-    }
-
-    #[test]
-    fn matching_is_the_api_servers() {
-        check_match("app=web", "app=web,x=y", true);
-        check_match("app=web", "app=webs", false);
-        check_match("app=", "x=y", false);
-        check_match("app!=web", "x=y", true);
-        check_match("app!=web", "app=web", false);
-        check_match("app in (a,b)", "app=b", true);
-        check_match("app in (a,b)", "x=b", false);
-        check_match("app notin (a,b)", "x=b", true);
-        check_match("app notin (a,b)", "app=a", false);
-        check_match("app", "app=", true);
-        check_match("!app", "app=", false);
-        check_match("!app", "x=y", true);
-        check_match("gen>5", "gen=6", true);
-        check_match("gen>5", "gen=5", false);
-        check_match("gen<5", "gen=4", true);
-        check_match("gen<5", "gen=four", false);
-        check_match("gen<5", "x=y", false);
-        check_match("app=a,tier in (x)", "app=a,tier=y", false);
-    }
-
-    #[test]
-    fn no_text_panics() {
-        use proptest::prelude::*;
-        proptest!(|(text in "[a-z=!<>(), \\-./é]{0,24}")| {
-            if let Ok(selector) = Selector::parse(&text) {
-                prop_assert_eq!(Selector::parse(&selector.to_string()).unwrap(), selector);
-            }
-        });
-    }
-}
+mod tests;

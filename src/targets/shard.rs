@@ -1,42 +1,49 @@
-//! Which unit serves which pod when several share the work.
+//! Which shard serves which pod.
 //!
-//! Rendezvous hashing by pod UID: each unit gives each pod a weight, the greatest wins. From N to N+1 units only the pods
-//! that the new one wins move, and back only those of the one that goes; the others stay where they are.
+//! Shards are assigned by rendezvous hashing of the pod's UID: each shard has a weight for each pod, and the greatest
+//! weight wins. When the number of shards grows from N to N+1, only the pods that the new shard wins move; when it
+//! shrinks again, only those move back.
 
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long a pod is kept, at most, for a new owner that is not ready.
+/// The longest time that a pod is still served here after it was assigned to a shard that is not ready.
 const LONGEST_HANDOVER: SignedDuration = SignedDuration::from_secs(60);
 
-/// Who serves a pod.
+/// Which shard serves a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Serving {
-    /// This unit.
+    /// This shard, to which the pod is assigned.
     Own,
-    /// This unit still, until then or until its new owner is ready: a pod served twice is better than one by nobody.
-    Held(Timestamp),
-    /// The unit of this number.
-    Other(u32),
+    /// This shard, until the given time or until the newly assigned shard is ready. A pod that two shards serve for a
+    /// moment is better than a pod that no shard serves.
+    HandingOver(Timestamp),
+    /// Another shard.
+    Other {
+        /// Its number, from 0.
+        shard: u32,
+        /// The number of shards.
+        total: u32,
+    },
 }
 
-/// This unit's share of the pods, and what it still holds of an earlier one.
+/// The pods that are assigned to this shard, and those that it still hands over after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Share {
+pub struct ShardAssignment {
     index: u32,
     total: u32,
-    /// Earlier numbers of units, and when each ended.
+    /// Earlier numbers of shards, and when each was replaced.
     past: Vec<(u32, Timestamp)>,
-    /// The units that are ready, as far as known.
+    /// The shards that are known to be ready.
     ready: BTreeSet<u32>,
-    /// How long other units may need to learn of a new number.
+    /// How long other shards may need to notice a change of the number.
     learning: SignedDuration,
 }
 
-impl Share {
-    /// Unit `index` of `total`, counted from 0. Units learn of a change within `learning`; until then what was ours is
-    /// kept, ready or not.
+impl ShardAssignment {
+    /// Makes the assignment of shard `index` of `total`, counted from 0. Other shards notice a change of `total` within
+    /// `learning`; until then this shard keeps its pods, whether the new shard is ready or not.
     pub fn new(index: u32, total: u32, learning: SignedDuration) -> Self {
         Self {
             index,
@@ -47,17 +54,17 @@ impl Share {
         }
     }
 
-    /// This unit's number, from 0.
+    /// Returns the number of this shard, from 0.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// How many units there are.
+    /// Returns the number of shards.
     pub fn total(&self) -> u32 {
         self.total
     }
 
-    /// Tells of the units as they are now. Returns whether anything is new.
+    /// Records the current number of shards, and which of them are ready. Returns whether anything has changed.
     pub fn update(&mut self, total: u32, ready: BTreeSet<u32>, now: Timestamp) -> bool {
         let total = total.max(1);
         let before = self.clone();
@@ -70,13 +77,13 @@ impl Share {
         *self != before
     }
 
-    /// Who serves the pod of this UID.
+    /// Returns which shard serves the pod with this UID.
     pub fn serving(&self, uid: &str, now: Timestamp) -> Serving {
         let owner = owner(uid, self.total);
         if owner == self.index {
             return Serving::Own;
         }
-        let held_until = |ended: &Timestamp| {
+        let handover_until = |ended: &Timestamp| {
             if self.ready.contains(&owner) {
                 ended
                     .checked_add(self.learning.min(LONGEST_HANDOVER))
@@ -85,19 +92,22 @@ impl Share {
                 handover_end(*ended)
             }
         };
-        let held = self
+        let until = self
             .past
             .iter()
             .filter(|(total, _)| self::owner(uid, *total) == self.index)
-            .map(|(_, ended)| held_until(ended))
+            .map(|(_, ended)| handover_until(ended))
             .max();
-        match held {
-            Some(until) if until > now => Serving::Held(until),
-            _ => Serving::Other(owner),
+        match until {
+            Some(until) if until > now => Serving::HandingOver(until),
+            _ => Serving::Other {
+                shard: owner,
+                total: self.total,
+            },
         }
     }
 
-    /// Whether the owner of this pod was ready when we last looked.
+    /// Returns whether the shard that this pod is assigned to was ready at the last update.
     pub fn is_owner_ready(&self, uid: &str) -> bool {
         self.ready.contains(&owner(uid, self.total))
     }
@@ -107,15 +117,15 @@ fn handover_end(ended: Timestamp) -> Timestamp {
     ended.checked_add(LONGEST_HANDOVER).unwrap_or(ended)
 }
 
-/// The unit, from 0, that the pod of this UID belongs to among `total`.
+/// Returns the shard, from 0, that the pod with this UID is assigned to among `total`.
 ///
-/// Units of different versions must agree, so the hash is spelt out: FNV-1a over the UID, then the finalizer of
-/// `splitmix64` over that and the unit's number.
+/// Shards of different versions must agree, so the hash is fixed: FNV-1a over the UID, then the finalizer of `splitmix64`
+/// over that and the number of the shard.
 pub fn owner(uid: &str, total: u32) -> u32 {
     let pod = uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let weight = |unit: &u32| mix(pod ^ mix(u64::from(*unit) + 1));
+    let weight = |shard: &u32| mix(pod ^ mix(u64::from(*shard) + 1));
     (0..total.max(1)).max_by_key(weight).unwrap_or(0)
 }
 
@@ -149,7 +159,7 @@ mod tests {
                 let after = owner(&uid, total + 1);
                 shares[before as usize] += 1;
                 if before != after {
-                    assert_eq!(after, total, "only to the new unit");
+                    assert_eq!(after, total, "only to the new shard");
                     moved += 1;
                 }
             }
@@ -164,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Pinned: units of two versions share the work during an upgrade.
+    /// Pinned: shards of two versions share the work during an upgrade.
     #[test]
     fn owners_never_change_between_versions() {
         let owners: Vec<u32> = uids(12).map(|uid| owner(&uid, 5)).collect();
@@ -174,38 +184,47 @@ mod tests {
     }
 
     #[test]
-    fn what_was_ours_is_held_until_its_new_owner_is_ready_and_has_learnt() {
+    fn a_pod_is_handed_over_once_its_new_shard_is_ready_and_has_noticed() {
         let learning = SignedDuration::from_secs(15);
-        let mut share = Share::new(0, 1, learning);
+        let mut share = ShardAssignment::new(0, 1, learning);
         let moved = uids(100).find(|uid| owner(uid, 2) == 1).unwrap();
         let stays = uids(100).find(|uid| owner(uid, 2) == 0).unwrap();
         assert_eq!(share.serving(&moved, at(0)), Serving::Own);
         assert!(share.update(2, BTreeSet::from([0]), at(0)));
         assert!(!share.update(2, BTreeSet::from([0]), at(1)));
         assert_eq!(share.serving(&stays, at(1)), Serving::Own);
-        assert_eq!(share.serving(&moved, at(1)), Serving::Held(at(60)));
-        assert_eq!(share.serving(&moved, at(59)), Serving::Held(at(60)));
-        assert_eq!(share.serving(&moved, at(60)), Serving::Other(1));
+        assert_eq!(share.serving(&moved, at(1)), Serving::HandingOver(at(60)));
+        assert_eq!(share.serving(&moved, at(59)), Serving::HandingOver(at(60)));
+        assert_eq!(
+            share.serving(&moved, at(60)),
+            Serving::Other { shard: 1, total: 2 }
+        );
         assert!(share.update(2, BTreeSet::from([0, 1]), at(5)));
         assert_eq!(
             share.serving(&moved, at(5)),
-            Serving::Held(at(15)),
-            "it may not know yet"
+            Serving::HandingOver(at(15)),
+            "it may not have noticed yet"
         );
-        assert_eq!(share.serving(&moved, at(15)), Serving::Other(1));
+        assert_eq!(
+            share.serving(&moved, at(15)),
+            Serving::Other { shard: 1, total: 2 }
+        );
     }
 
     #[test]
-    fn a_unit_that_is_scaled_away_holds_its_share_while_others_learn() {
-        let mut share = Share::new(2, 3, SignedDuration::from_secs(15));
+    fn a_shard_that_is_scaled_away_serves_its_pods_while_others_notice() {
+        let mut share = ShardAssignment::new(2, 3, SignedDuration::from_secs(15));
         let own = uids(100).find(|uid| owner(uid, 3) == 2).unwrap();
         share.update(2, BTreeSet::from([0, 1]), at(0));
-        assert_eq!(share.serving(&own, at(14)), Serving::Held(at(15)));
-        assert!(matches!(share.serving(&own, at(15)), Serving::Other(0 | 1)));
+        assert_eq!(share.serving(&own, at(14)), Serving::HandingOver(at(15)));
+        assert!(matches!(
+            share.serving(&own, at(15)),
+            Serving::Other { shard: 0 | 1, .. }
+        ));
         let new = uids(100).find(|uid| owner(uid, 3) != 2).unwrap();
-        assert!(matches!(share.serving(&new, at(1)), Serving::Other(_)));
+        assert!(matches!(share.serving(&new, at(1)), Serving::Other { .. }));
     }
 
-    /// Worked out by another program.
+    /// Computed by another program.
     const PINNED: [u32; 12] = [2, 0, 4, 0, 3, 3, 2, 3, 1, 1, 1, 2];
 }

@@ -1,6 +1,6 @@
 //! Pods as lines of text in, targets and reasons as lines of text out.
 //!
-//! Many cases are what the Go predecessor got wrong; its numbers are those of its list of faults.
+//! Many cases are inputs that the predecessor of this program, written in Go, handled wrongly.
 
 use std::collections::BTreeMap;
 
@@ -84,17 +84,17 @@ fn pod(text: &str) -> Pod {
     pod
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> TargetSettings {
+    TargetSettings {
         default_port: DefaultPort::Number(80),
-        own: Own {
+        self_pod: SelfPod {
             uid: Some("u-me".to_owned()),
             name: Some(("ns".to_owned(), "proxy-0".to_owned())),
         },
     }
 }
 
-fn build_lines(pods: &str, settings: &Settings) -> TargetSet {
+fn build_lines(pods: &str, settings: &TargetSettings) -> TargetSet {
     let pods: Vec<Pod> = pods
         .lines()
         .map(str::trim)
@@ -129,7 +129,7 @@ fn show(set: &TargetSet) -> Vec<String> {
     let skipped = set
         .skipped
         .iter()
-        .map(|skipped| format!("{} - {}", skipped.pod.name, skipped.kind));
+        .map(|skipped| format!("{} - {}", skipped.pod.name, skipped.reason));
     targets.chain(skipped).collect()
 }
 
@@ -145,7 +145,7 @@ fn check_reason(pods: &str, expect: &str) {
     let reasons: Vec<_> = set
         .skipped
         .iter()
-        .map(|skipped| skipped.reason.as_str())
+        .map(|skipped| skipped.detail.as_str())
         .collect();
     assert_eq!(reasons, [expect]);
 }
@@ -181,7 +181,7 @@ fn scrape_takes_every_word_for_true() {
     );
 }
 
-/// 20 and 21: https, params, a path without a slash, and ports that are no number.
+/// Schemes, params, a path without a slash, and ports that are no number.
 #[test]
 fn scheme_params_and_paths_are_honoured() {
     check(
@@ -234,7 +234,7 @@ fn a_named_port_is_looked_up_among_the_declared() {
     }
 }
 
-/// 35: several ports. A label must not come and go with the second target, so the list alone decides.
+/// A label must not come and go with the second target, so the list alone decides.
 #[test]
 fn a_list_of_ports_always_carries_the_port() {
     check(
@@ -298,7 +298,7 @@ fn istios_list_names_ports_and_paths() {
 
 #[test]
 fn declared_ports_stand_in_for_the_annotation_where_configured() {
-    let settings = Settings {
+    let settings = TargetSettings {
         default_port: DefaultPort::Declared,
         ..settings()
     };
@@ -317,7 +317,7 @@ fn declared_ports_stand_in_for_the_annotation_where_configured() {
     );
 }
 
-/// 31: IPv6, and dual stack with either family first.
+/// IPv6, and dual stack with either family first.
 #[test]
 fn addresses_of_both_families() {
     check("name=a ip=fd00::1", &["a http://[fd00::1]:80/metrics"]);
@@ -325,7 +325,7 @@ fn addresses_of_both_families() {
     check("name=a ip=0.0.0.0", &["a - bad_ip"]);
 }
 
-/// 30 and 31: a pod that has ended, has not begun or has no address.
+/// A pod that has ended, has not begun or has no address.
 #[test]
 fn only_running_pods_with_an_address_are_scraped() {
     check(
@@ -370,7 +370,7 @@ fn our_own_pod_is_never_scraped() {
     );
 }
 
-/// 25: pods on the host network share an address, and each is scraped.
+/// Pods on the host network share an address, and each is scraped.
 #[test]
 fn host_network_pods_share_an_address() {
     check(
@@ -390,12 +390,12 @@ fn host_network_pods_share_an_address() {
         &settings(),
     );
     assert_eq!(
-        set.skipped[0].reason,
+        set.skipped[0].detail,
         "port 80 and path /metrics at 10.0.0.1 belong to the later pod ns/a on the same address"
     );
 }
 
-/// 27 and 28: an address moves on to a later pod, and the earlier one's name must never be put on its samples.
+/// An address moves on to a later pod, and the earlier one's name must never be put on its samples.
 #[test]
 fn an_address_belongs_to_the_latest_pod() {
     check(
@@ -420,8 +420,8 @@ fn an_address_belongs_to_the_latest_pod() {
         &settings(),
     );
     assert_eq!(
-        set.skipped[0].reason,
-        "its IP address 10.0.0.1 has gone to the later pod ns/b"
+        set.skipped[0].detail,
+        "its IP address 10.0.0.1 now belongs to the later pod ns/b"
     );
     assert_eq!(set.targets, []);
 }
@@ -496,5 +496,5 @@ fn long_values_are_cut_in_reasons() {
         &format!("name=a ip=10.0.0.1 @port={}", "x".repeat(500)),
         &settings(),
     );
-    assert!(set.skipped[0].reason.len() < 200, "{}", set.skipped[0].reason);
+    assert!(set.skipped[0].detail.len() < 200, "{}", set.skipped[0].detail);
 }

@@ -103,7 +103,7 @@ impl ShardMetrics {
     }
 
     /// Tells the share, and how many pods are ours and held.
-    pub fn set(&self, share: &crate::targets::Share, own: usize, held: usize) {
+    pub fn set(&self, share: &crate::targets::ShardAssignment, own: usize, held: usize) {
         self.index.set(i64::from(share.index()));
         self.units.set(i64::from(share.total()));
         for (state, count) in [("own", own), ("held", held)] {
@@ -277,7 +277,7 @@ impl DiscoveryMetrics {
         self.targets.set(gauge(set.targets.len()));
         let mut kinds: BTreeMap<&'static str, usize> = BTreeMap::new();
         for skipped in &set.skipped {
-            *kinds.entry(skipped.kind).or_default() += 1;
+            *kinds.entry(skipped.reason.as_str()).or_default() += 1;
         }
         self.skipped.clear();
         for (kind, count) in kinds {

@@ -117,7 +117,7 @@ impl Running {
         let (pod, kind) = (pod.to_owned(), kind.to_owned());
         self.until(format!("{pod} skipped: {kind}"), move |snapshot| {
             let mut skipped = snapshot.targets.skipped.iter();
-            skipped.any(|skipped| skipped.pod.name == pod && skipped.kind == kind)
+            skipped.any(|skipped| skipped.pod.name == pod && skipped.reason.as_str() == kind)
         })
     }
 

@@ -139,7 +139,7 @@ async fn monitors_and_services_add_targets_as_they_come_and_go() {
     assert_eq!(
         running.handle.latest().targets.unsupported,
         [format!(
-            "PodMonitor {ns}/example: spec.podMetricsEndpoints[0].interval is not honoured"
+            "PodMonitor {ns}/example: spec.podMetricsEndpoints[0].interval is not supported"
         )]
     );
     cluster

@@ -264,8 +264,8 @@ async fn fixed_shards_split_a_pods_file() {
         assert!(!share.is_empty() && share.is_disjoint(&all));
         all.extend(share);
         let skipped = &running.handle.latest().targets.skipped[0];
-        assert_eq!(skipped.kind, "other_shard");
-        assert!(skipped.reason.contains("of 3 serves it"), "{}", skipped.reason);
+        assert_eq!(skipped.reason.as_str(), "other_shard");
+        assert!(skipped.detail.contains("of 3 serves it"), "{}", skipped.reason);
     }
     assert_eq!(all.len(), usize::from(PODS));
 }

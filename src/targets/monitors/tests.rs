@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::targets::{
-    ContainerPort, DefaultPort, Own, Phase, PodRef, Prepared, Protocol, Settings, assemble,
+    ContainerPort, DefaultPort, EvaluatedPod, Object, ObjectKind, Phase, PodRef, Protocol, SelfPod,
+    TargetSettings, assemble,
 };
 
 const ALL: Discover = Discover {
@@ -16,7 +17,7 @@ const ALL: Discover = Discover {
     service_monitors: true,
 };
 
-fn name(text: &str) -> Name {
+fn name(text: &str) -> ObjectKey {
     let (namespace, name) = text.split_once('/').expect("namespace/name");
     (namespace.to_owned(), name.to_owned())
 }
@@ -61,17 +62,22 @@ fn pod(id: &str, annotations: &Value) -> Pod {
 }
 
 #[track_caller]
-fn check(discover: Discover, objects: &[(&str, ObjectKind, Object)], pod: &Pod, expect: &[&str]) -> Rules {
-    let mut all = Objects::default();
+fn check(
+    discover: Discover,
+    objects: &[(&str, ObjectKind, Object)],
+    pod: &Pod,
+    expect: &[&str],
+) -> MonitorIndex {
+    let mut all = ClusterObjects::default();
     for (id, kind, object) in objects {
         all.insert(*kind, name(id), object.clone());
     }
-    let rules = Rules::new(discover, &all);
-    let settings = Settings {
+    let rules = MonitorIndex::new(discover, &all);
+    let settings = TargetSettings {
         default_port: DefaultPort::Number(80),
-        own: Own::default(),
+        self_pod: SelfPod::default(),
     };
-    let prepared = Prepared::new(pod, &settings, &rules);
+    let prepared = EvaluatedPod::new(pod, &settings, &rules);
     let set = assemble([&prepared], None, "2026-01-01T00:00:00Z".parse().unwrap());
     let targets = set.targets.iter().map(|target| {
         let labels = target.labels[2..]
@@ -87,7 +93,7 @@ fn check(discover: Discover, objects: &[(&str, ObjectKind, Object)], pod: &Pod, 
     let skipped = set
         .skipped
         .iter()
-        .map(|skipped| format!("{}: {}", skipped.kind, skipped.reason));
+        .map(|skipped| format!("{}: {}", skipped.reason, skipped.detail));
     assert_eq!(targets.chain(skipped).collect::<Vec<_>>(), expect);
     rules
 }
@@ -98,7 +104,7 @@ fn service(annotations: &Value) -> Object {
 
 fn slice(service: &str, pod: &str) -> Object {
     object(
-        ObjectKind::Slice,
+        ObjectKind::EndpointSlice,
         &json!({"kubernetes.io/service-name": service}),
         &json!({}),
         &json!({
@@ -124,7 +130,7 @@ fn annotated_services_name_the_ports_of_the_pods_behind_them() {
         }
         vec![
             ("ns/svc", ObjectKind::Service, service(&annotations)),
-            ("ns/svc-1", ObjectKind::Slice, slice("svc", "a")),
+            ("ns/svc-1", ObjectKind::EndpointSlice, slice("svc", "a")),
         ]
     };
     let pod = pod("ns/a", &json!({}));
@@ -173,7 +179,7 @@ fn annotated_services_name_the_ports_of_the_pods_behind_them() {
             ObjectKind::Service,
             service(&json!({"prometheus.io/scrape": "true"})),
         ),
-        ("ns/svc-1", ObjectKind::Slice, slice("svc", "a")),
+        ("ns/svc-1", ObjectKind::EndpointSlice, slice("svc", "a")),
         ("ns/svc", ObjectKind::Service, service(&json!({}))),
     ];
     check(
@@ -251,7 +257,7 @@ fn service_monitors_go_through_services_to_pods() {
     });
     let objects = [
         ("ns/svc", ObjectKind::Service, service(&json!({}))),
-        ("ns/svc-1", ObjectKind::Slice, slice("svc", "a")),
+        ("ns/svc-1", ObjectKind::EndpointSlice, slice("svc", "a")),
         (
             "ns/mon",
             ObjectKind::ServiceMonitor,
@@ -310,7 +316,7 @@ fn a_target_found_twice_is_scraped_once_annotation_first() {
 }
 
 #[test]
-fn what_is_not_honoured_is_listed() {
+fn unsupported_fields_are_listed() {
     let spec = json!({
         "jobLabel": "app", "sampleLimit": 10, "podTargetLabels": ["app"], "attachMetadata": null,
         "selector": {},
@@ -341,15 +347,67 @@ fn what_is_not_honoured_is_listed() {
     assert_eq!(
         rules.unsupported(),
         [
-            "PodMonitor ns/mon: spec.jobLabel is not honoured",
-            "PodMonitor ns/mon: spec.podTargetLabels is not honoured",
-            "PodMonitor ns/mon: spec.sampleLimit is not honoured",
-            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].basicAuth is not honoured",
-            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].interval is not honoured",
-            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].relabelings is not honoured",
-            "PodMonitor ns/mon: spec.podMetricsEndpoints[1] (it names no port) is not honoured",
+            "PodMonitor ns/mon: spec.jobLabel is not supported",
+            "PodMonitor ns/mon: spec.podTargetLabels is not supported",
+            "PodMonitor ns/mon: spec.sampleLimit is not supported",
+            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].basicAuth is not supported",
+            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].interval is not supported",
+            "PodMonitor ns/mon: spec.podMetricsEndpoints[0].relabelings is not supported",
+            "PodMonitor ns/mon: spec.podMetricsEndpoints[1] (it names no port) is not supported",
             "PodMonitor ns/wrong is not used: its selector cannot be read: no such operator: \"Near\"",
         ]
+    );
+}
+
+/// A selector is never printed and parsed again: a comma in a value must not become a second requirement.
+#[test]
+fn a_label_selector_is_read_as_requirements() {
+    let unsupported = |selector: Value| {
+        let spec = json!({"selector": selector, "podMetricsEndpoints": [{"port": "m"}]});
+        let mut objects = ClusterObjects::default();
+        let object = monitor(ObjectKind::PodMonitor, &spec);
+        objects.insert(ObjectKind::PodMonitor, name("ns/mon"), object);
+        let index = MonitorIndex::new(ALL, &objects);
+        let pod = pod("ns/a", &json!({}));
+        let n_endpoints = index.endpoints_of(&pod).endpoints.len();
+        assert_eq!(
+            index.unsupported().is_empty(),
+            n_endpoints == 1,
+            "used, or listed"
+        );
+        index.unsupported().join("\n")
+    };
+    let problem = "PodMonitor ns/mon is not used: its selector cannot be read";
+    let value_rule =
+        "a value is empty, or 1 to 63 letters, digits, '-', '_' or '.', with a letter or digit at both ends";
+    assert_eq!(unsupported(json!({"matchLabels": {"app": "x"}})), "");
+    assert_eq!(
+        unsupported(json!({"matchLabels": {"app": "x,tier=db"}})),
+        format!("{problem}: \"x,tier=db\" is not a label value: {value_rule}")
+    );
+    let expression = |operator: &str, values: Value| {
+        unsupported(json!({"matchExpressions": [{"key": "app", "operator": operator, "values": values}]}))
+    };
+    assert_eq!(expression("In", json!(["x", "y"])), "");
+    assert_eq!(
+        expression("In", json!(["x),!old,tier in (db"])),
+        format!("{problem}: \"x),!old,tier in (db\" is not a label value: {value_rule}")
+    );
+    for operator in ["In", "NotIn"] {
+        assert_eq!(
+            expression(operator, json!([])),
+            format!("{problem}: the list of values for the label \"app\" is empty")
+        );
+    }
+    assert_eq!(
+        expression("In", json!([1])),
+        format!("{problem}: a value for the label \"app\" is not text")
+    );
+    assert_eq!(
+        unsupported(json!({"matchLabels": {"app=y": "x"}}))
+            .split(": ")
+            .nth(1),
+        Some("\"app=y\" is not a label key")
     );
 }
 
@@ -357,7 +415,7 @@ fn what_is_not_honoured_is_listed() {
 fn nonsense_is_no_obstacle() {
     for kind in [
         ObjectKind::Service,
-        ObjectKind::Slice,
+        ObjectKind::EndpointSlice,
         ObjectKind::PodMonitor,
         ObjectKind::ServiceMonitor,
     ] {
