@@ -406,7 +406,7 @@ fn a_label_selector_is_read_as_requirements() {
     assert_eq!(
         unsupported(json!({"matchLabels": {"app=y": "x"}}))
             .split(": ")
-            .nth(1),
+            .nth(2),
         Some("\"app=y\" is not a label key")
     );
 }
