@@ -137,7 +137,15 @@ fn queries() -> Vec<(String, String)> {
 
 #[test]
 fn the_dashboard_says_what_each_panel_means() {
-    let dashboard: Value = serde_json::from_str(&read("observability/dashboard.json")).expect("it is JSON");
+    let text = read("observability/dashboard.json");
+    // The library of grafana-k8s renames the data source of panels to this and removes other variables of the type, so
+    // that any other name breaks the lists of the variables in COS.
+    assert!(
+        text.contains("\"name\": \"prometheusds\""),
+        "the variable of the data source"
+    );
+    assert!(!text.contains("${datasource}"), "a data source with another name");
+    let dashboard: Value = serde_json::from_str(&text).expect("it is JSON");
     let mut seen = BTreeSet::new();
     for panel in dashboard["panels"].as_array().expect("a list") {
         assert!(seen.insert(panel["id"].as_u64()), "two panels with one id");
@@ -150,7 +158,7 @@ fn the_dashboard_says_what_each_panel_means() {
                 panel["title"]
             );
             assert_eq!(
-                panel["datasource"]["uid"], "${datasource}",
+                panel["datasource"]["uid"], "${prometheusds}",
                 "{}: not bound to one Grafana",
                 panel["title"]
             );

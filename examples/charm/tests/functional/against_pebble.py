@@ -1,9 +1,9 @@
-"""The charm's handler against a real Pebble that runs the real program: Juju is simulated, nothing else.
+"""Runs the charm's handlers against a real Pebble that runs the real program. Only Juju is simulated.
 
     python against_pebble.py SOCKET SECRET_DIR PORT PEBBLE_PORT
 
-The Pebble is held, has metrics-proxy on PATH and listens on HTTP. Plays the life of a credential and says "all steps
-passed", or what is not as it should be.
+The Pebble runs with --hold, has metrics-proxy on PATH and listens on HTTP. The script goes through the life of a
+credential and prints "all steps passed", or the first step that failed. The integration tests of the repository call it.
 """
 
 import base64
@@ -19,7 +19,7 @@ import scenario.mocking
 import yaml
 from ops import testing
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
+HERE = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(HERE / "src"))
 
 import charm  # noqa: E402
@@ -28,13 +28,14 @@ SOCKET, SECRET_DIR, PORT, PEBBLE_PORT = sys.argv[1:]
 PEBBLE = ops.pebble.Client(SOCKET)
 charm.SECRET_DIR = SECRET_DIR
 charm.PORT = int(PORT)
-# Pods come from a file here, which knows no units.
+# Pods come from a file here, so there is no StatefulSet to read the number of units from.
 charm.SHARD = ""
 # The one line of simulation that is replaced: which Pebble the charm talks to.
 scenario.mocking._MockModelBackend.get_pebble = lambda self, socket_path: PEBBLE
 
 META = yaml.safe_load((HERE / "charmcraft.yaml").read_text())
 CONFIG = META.pop("config")
+ACTIONS = META.pop("actions")
 
 
 def status_of(port: str, path: str, credential: dict | None = None) -> tuple[int, str]:
@@ -74,7 +75,7 @@ def successes() -> float:
 
 def run(event, state: testing.State) -> testing.State:
     # A new context each time, as Juju starts a new process for each event.
-    ctx = testing.Context(charm.MetricsProxyCharm, meta=META, config=CONFIG)
+    ctx = testing.Context(charm.MetricsProxyCharm, meta=META, config=CONFIG, actions=ACTIONS)
     return ctx.run(event(ctx, state), state)
 
 
@@ -144,6 +145,20 @@ until(
 assert works(renamed), "a refused secret must not cut off the old credential"
 
 state = run(secret_changed, with_secret(state, renamed))
+until("the corrected secret is in force", lambda: works(renamed))
+
+malformed = {"username": "scraper"}
+state = run(secret_changed, with_secret(state, malformed))
+assert works(renamed), "a malformed secret must not cut off the old credential"
+state = run(secret_changed, with_secret(state, renamed))
+
+kept = state.secrets
+state = run(lambda ctx, state: ctx.on.update_status(), dataclasses.replace(state, secrets=set()))
+until("a removed secret ends the credential after the grace period", lambda: not works(renamed))
+assert PEBBLE.get_services([charm.SERVICE])[0].is_running()
+state = run(lambda ctx, state: ctx.on.update_status(), dataclasses.replace(state, secrets=kept))
+until("the secret is granted again", lambda: works(renamed))
+
 state = dataclasses.replace(state, config={"pod-label-selector": "app=web"})
 state = run(config_changed, state)
 until("clearing the option revokes", lambda: not works(renamed))
