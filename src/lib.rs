@@ -17,6 +17,7 @@ pub mod error;
 pub mod health;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 
 pub mod discovery;
 pub mod pebble;
