@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Config, Kind, Problem, Raw, SETTINGS, Setting};
+use crate::config::{Config, Environment, Kind, Problem, Raw, SETTINGS, Setting};
 use crate::shutdown::{self, Shutdown};
 use crate::{app, telemetry};
 
@@ -145,20 +145,27 @@ fn setting_arg(setting: &'static Setting) -> Arg {
     }
 }
 
+/// The environment of this process.
+fn environment() -> Environment {
+    Environment::new(std::env::vars_os().map(|(name, value)| {
+        let text = |text: OsString| text.to_string_lossy().into_owned();
+        (text(name), text(value))
+    }))
+}
+
 /// The settings given here and in the environment.
-fn raw_settings(matches: &ArgMatches) -> Raw {
+fn raw_settings(matches: &ArgMatches, environment: &Environment) -> Raw {
     let flag = |setting: &Setting| {
         let values = matches.try_get_many::<String>(setting.name).ok().flatten()?;
         Some(values.cloned().collect())
     };
-    Raw::collect(flag, |name| {
-        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
-    })
+    Raw::collect(flag, environment)
 }
 
 /// Checks the configuration, starts logging, and runs `then` on a runtime.
 fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Result<u8>) -> ExitCode {
-    let config = match Config::try_new(&raw_settings(matches)) {
+    let environment = environment();
+    let config = match Config::try_new(&raw_settings(matches, &environment)) {
         Ok(config) => config,
         Err(problems) => {
             report(&configuration_report(&problems));
@@ -174,6 +181,7 @@ fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Re
         report(&configuration_report(&[problem]));
         return ExitCode::from(2);
     }
+    log_ignored_variables(&environment);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -185,6 +193,23 @@ fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Re
     // Blocking work that is still under way belongs to requests that are gone.
     runtime.shutdown_background();
     exit_code(result)
+}
+
+/// Logs which variables with our prefix set nothing, and why.
+fn log_ignored_variables(environment: &Environment) {
+    if !environment.service_links.is_empty() {
+        tracing::info!(
+            variables = environment.service_links.join(" "),
+            "Ignored the variables that Kubernetes sets for Services named metrics-proxy*"
+        );
+    }
+    for unknown in &environment.unknown {
+        tracing::warn!(
+            variable = unknown.name,
+            nearest = unknown.nearest,
+            "Ignored an unknown environment variable; was the nearest one meant?"
+        );
+    }
 }
 
 /// The code of a command's end; what went wrong is reported with its causes.
@@ -250,7 +275,7 @@ mod tests {
             let arguments = std::iter::once("metrics-proxy").chain(arguments.iter().copied());
             command()
                 .try_get_matches_from(arguments)
-                .map(|matches| raw_settings(&matches))
+                .map(|matches| raw_settings(&matches, &Environment::default()))
         };
         for setting in SETTINGS {
             let flag = format!("--{}=x", setting.name);

@@ -4,6 +4,7 @@
 //! says what it means and reports every problem at once. [`SETTINGS`] is the one table behind the flags, the
 //! environment variables, the help text and `docs/reference/flags.md`.
 
+mod environment;
 mod settings;
 mod units;
 
@@ -13,6 +14,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use environment::{Environment, UnknownVariable};
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{format_go_duration, parse_bytes, parse_go_duration};
 
@@ -46,11 +48,8 @@ pub struct Raw {
 
 impl Raw {
     /// Collects the values of all settings: flags win over environment, and the `METRICS_PROXY_` name wins over the
-    /// older one. An empty variable counts as unset, since charms clear an option by emptying it.
-    pub fn collect(
-        flag: impl Fn(&Setting) -> Option<Vec<String>>,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Self {
+    /// older one.
+    pub fn collect(flag: impl Fn(&Setting) -> Option<Vec<String>>, environment: &Environment) -> Self {
         let mut raw = Self::default();
         for setting in SETTINGS {
             if let Some(values) = flag(setting) {
@@ -59,9 +58,8 @@ impl Raw {
                 continue;
             }
             let found = setting.env_names().into_iter().find_map(|name| {
-                env(&name)
-                    .filter(|value| !value.is_empty())
-                    .map(|value| (name, value))
+                let value = environment.get(&name)?.to_owned();
+                Some((name, value))
             });
             if let Some((name, value)) = found {
                 let values = if setting.repeatable {

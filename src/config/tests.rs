@@ -13,12 +13,11 @@ fn raw(pairs: &[(&str, &str)]) -> Raw {
                 .collect();
             (!values.is_empty()).then_some(values)
         },
-        |name| {
+        &Environment::new(
             pairs
                 .iter()
-                .find(|(k, _)| *k == name)
-                .map(|(_, v)| (*v).to_owned())
-        },
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+        ),
     )
 }
 
@@ -121,6 +120,15 @@ fn flags_win_over_environment_and_our_names_over_the_older() {
     assert_eq!(config.listen.port, 1003);
     let config = Config::try_new(&raw(&[("PORT", "1002")])).unwrap();
     assert_eq!(config.listen.port, 1002);
+}
+
+#[test]
+fn a_service_link_with_the_name_of_a_setting_leaves_the_older_name_and_the_default() {
+    let link = ("METRICS_PROXY_PORT", "tcp://10.152.183.7:15090");
+    let config = Config::try_new(&raw(&[link, ("PORT", "1002")])).unwrap();
+    assert_eq!(config.listen.port, 1002);
+    let config = Config::try_new(&raw(&[link])).unwrap();
+    assert_eq!(config.listen.port, 15090);
 }
 
 #[test]

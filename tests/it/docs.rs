@@ -24,7 +24,11 @@ fn flags_page() -> String {
         Each flag has an environment variable `METRICS_PROXY_<FLAG>` (upper case, `_` for `-`); the older names in the\n\
         table mean the same. Flags win over environment, the `METRICS_PROXY_` name over the older one, both over the\n\
         default. An empty variable counts as unset. Durations are Go's (`9s`, `1m30s`, `500ms`), sizes are bytes or a\n\
-        number with kB, MB, GB, KiB, MiB or GiB. Every problem is reported at once, on standard error, with exit code 2.\n"
+        number with kB, MB, GB, KiB, MiB or GiB. Every problem is reported at once, on standard error, with exit code 2.\n\n\
+        A Service whose name begins with `metrics-proxy` makes the kubelet set variables such as\n\
+        `METRICS_PROXY_PORT=tcp://10.1.2.3:15090` in every container of its namespace. These are ignored, and one INFO\n\
+        line lists them. Any other unknown `METRICS_PROXY_*` is ignored with a warning that names the most similar known\n\
+        variable.\n"
         .to_owned();
     let mut group = "";
     for setting in SETTINGS {

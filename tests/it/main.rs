@@ -14,6 +14,7 @@ mod deploy;
 mod discovery;
 mod docs;
 mod end_to_end;
+mod environment;
 mod exposition;
 mod image;
 mod ingress;
