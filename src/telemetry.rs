@@ -55,6 +55,11 @@ impl Telemetry {
     }
 }
 
+/// The Kubernetes client logs `ERROR failed with error client error (Connect)` for every failed request, without the
+/// server's address, the cause or a remedy. Discovery logs one sentence with all three when the state changes, so these
+/// lines are left out whatever filter is asked for.
+const UNNAMED_CLIENT_ERRORS: &str = "kube_client::client::builder=off";
+
 /// Sends log lines to standard error. Meant to be called once.
 ///
 /// # Errors
@@ -63,7 +68,12 @@ pub fn start_logging(log: &Log) -> Result<(), String> {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::builder()
         .parse(&log.filter)
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| e.to_string())?
+        .add_directive(
+            UNNAMED_CLIENT_ERRORS
+                .parse()
+                .map_err(|_| "a bug in the program's own filter")?,
+        );
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -18,6 +18,7 @@ mod environment;
 mod exposition;
 mod image;
 mod ingress;
+mod log;
 mod reconciler;
 mod release;
 mod rock;
