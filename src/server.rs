@@ -5,6 +5,8 @@
 mod metrics_handler;
 mod page;
 mod response;
+mod response_stream;
+mod self_metrics;
 mod status;
 
 use std::convert::Infallible;

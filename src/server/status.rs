@@ -124,13 +124,23 @@ fn last_scrape(at: &str, outcome: &ScrapeOutcome) -> LastScrape {
     }
 }
 
-/// What a target is asked, as a URL.
+/// The URL that is scraped.
 pub(super) fn url(target: &Target) -> String {
+    format!("{}{}", origin(target), target.path_and_query)
+}
+
+/// The URL that is scraped, without its query: parameters may hold secrets.
+pub(super) fn url_without_query(target: &Target) -> String {
+    let path = target.path_and_query.split('?').next().unwrap_or_default();
+    format!("{}{path}", origin(target))
+}
+
+fn origin(target: &Target) -> String {
     let scheme = match target.scheme {
         Scheme::Http => "http",
         Scheme::Https => "https",
     };
-    format!("{scheme}://{}{}", target.address, target.path_and_query)
+    format!("{scheme}://{}", target.address)
 }
 
 /// The report of a moment.

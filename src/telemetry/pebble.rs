@@ -1,50 +1,51 @@
-//! Layer, secret, identity.
+//! Metrics of Pebble, the secret and the identity.
 
 use std::sync::atomic::AtomicU64;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-/// How the identity stands.
+use super::macros::{labels, metrics};
+use super::{Reason, State};
+
+/// The state of the Pebble identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentityState {
     /// No secret is configured.
     None,
-    /// Not looked at yet, or the secret has not settled.
+    /// Not checked yet, or the secret is not stable yet.
     Pending,
-    /// In force, and proved so.
+    /// Written and verified.
     Verified,
-    /// Written, but whether it works cannot be told.
+    /// Written; it cannot be verified.
     Unverified,
-    /// Written, and Pebble does not accept it.
+    /// Written, and Pebble does not accept the credential.
     Rejected,
-    /// The secret cannot be used; what was in force stays.
+    /// The secret cannot be used; the previous identity stays.
     Refused,
-    /// The secret is gone.
+    /// The secret has disappeared.
     Absent,
-    /// The secret's name is somebody else's identity.
+    /// Another program owns an identity of the secret's username.
     Foreign,
-    /// Somebody keeps changing it; we stopped.
+    /// Another program keeps changing it; the proxy has stopped writing.
     Contested,
-    /// We may not write identities.
+    /// The proxy may not write identities.
     Unprivileged,
-    /// Pebble is not there, or too old.
+    /// Pebble is absent or too old.
     Unavailable,
 }
 
-/// How our checks stand.
+/// The state of the proxy's checks in Pebble's plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerState {
     /// In the plan.
     Present,
     /// Another layer overrides them.
     Shadowed,
-    /// Refused by Pebble.
+    /// Rejected by Pebble.
     Missing,
-    /// Not known: no Pebble, or we may not look.
+    /// Unknown: Pebble is absent, or the plan may not be read.
     Unknown,
 }
 
@@ -95,138 +96,64 @@ impl LayerState {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
-    state: &'static str,
+labels! {
+    /// A verification of the credential.
+    pub(crate) struct Verification {
+        /// `http` or `socket`.
+        transport: &'static str,
+        /// `works`, `fails` or `unknown`.
+        result: &'static str,
+    }
+    /// A notice for the charm.
+    pub(crate) struct NoticeLabels {
+        /// The notice's key.
+        key: &'static str,
+        /// `posted` or `failed`.
+        result: &'static str,
+    }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ProofLabels {
-    transport: &'static str,
-    result: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NoticeLabels {
-    key: &'static str,
-    result: &'static str,
-}
-
-/// Layer, secret, identity.
-#[derive(Debug)]
-pub struct PebbleMetrics {
-    reachable: Gauge,
-    privileged: Gauge,
-    errors: Family<Reason, Counter>,
-    layer: Family<State, Gauge>,
-    layer_posts: Counter,
-    identity: Family<State, Gauge>,
-    identity_writes: Family<Reason, Counter>,
-    identity_drifts: Counter,
-    proofs: Family<ProofLabels, Counter>,
-    notices: Family<NoticeLabels, Counter>,
-    secret_refusals: Family<Reason, Counter>,
-    secret_changed: Gauge<f64, AtomicU64>,
+metrics! {
+    /// Pebble, the secret and the identity.
+    pub struct PebbleMetrics {
+        reachable: Gauge = "pebble_reachable", "1 when Pebble's API responded to the latest request";
+        privileged: Gauge = "pebble_privileged", "1 when the proxy may write layers and identities in Pebble";
+        errors: Family<Reason, Counter> = "pebble_errors", "Failed requests to Pebble's API";
+        layer: Family<State, Gauge> = "pebble_layer_state", "1 for the current state of the proxy's checks in Pebble's plan";
+        layer_posts: Counter = "pebble_layer_posts", "Layers posted to Pebble";
+        identity: Family<State, Gauge> = "pebble_identity_state", "1 for the current state of the Pebble identity";
+        identity_writes: Family<Reason, Counter> = "pebble_identity_writes", "Changes of identities that Pebble accepted";
+        identity_drifts: Counter = "pebble_identity_drifts", "Changes of the identity by another program";
+        verifications: Family<Verification, Counter> = "pebble_verifications", "Credential verifications";
+        notices: Family<NoticeLabels, Counter> = "pebble_notices", "Notices for the charm";
+        secret_rejections: Family<Reason, Counter> = "secret_rejections", "Secrets that could not be used";
+        secret_changed: Gauge<f64, AtomicU64> = "secret_changed_timestamp_seconds", "Unix time of the last secret change that this process saw; 0 before the first";
+    }
 }
 
 impl PebbleMetrics {
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            reachable: Gauge::default(),
-            privileged: Gauge::default(),
-            errors: Family::default(),
-            layer: Family::default(),
-            layer_posts: Counter::default(),
-            identity: Family::default(),
-            identity_writes: Family::default(),
-            identity_drifts: Counter::default(),
-            proofs: Family::default(),
-            notices: Family::default(),
-            secret_refusals: Family::default(),
-            secret_changed: Gauge::default(),
-        };
-        registry.register(
-            "pebble_reachable",
-            "Whether Pebble answered the last time that it was asked",
-            metrics.reachable.clone(),
-        );
-        registry.register(
-            "pebble_privileged",
-            "Whether Pebble lets us write layers and identities",
-            metrics.privileged.clone(),
-        );
-        registry.register(
-            "pebble_errors",
-            "Requests to Pebble that failed",
-            metrics.errors.clone(),
-        );
-        registry.register(
-            "pebble_layer_state",
-            "1 for the state that our checks are in",
-            metrics.layer.clone(),
-        );
-        registry.register(
-            "pebble_layer_posts",
-            "Layers posted to Pebble",
-            metrics.layer_posts.clone(),
-        );
-        registry.register(
-            "pebble_identity_state",
-            "1 for the state that the identity is in",
-            metrics.identity.clone(),
-        );
-        registry.register(
-            "pebble_identity_writes",
-            "Changes of identities that Pebble took",
-            metrics.identity_writes.clone(),
-        );
-        registry.register(
-            "pebble_identity_drifts",
-            "Times that somebody else had removed or changed the identity",
-            metrics.identity_drifts.clone(),
-        );
-        registry.register("pebble_proofs", "Tries of the credential", metrics.proofs.clone());
-        registry.register(
-            "pebble_notices",
-            "Notices posted for the charm",
-            metrics.notices.clone(),
-        );
-        registry.register(
-            "secret_refusals",
-            "Secrets that could not be used",
-            metrics.secret_refusals.clone(),
-        );
-        registry.register(
-            "secret_changed_timestamp_seconds",
-            "When the secret was last seen to be another, since the start of this process; 0 before the first",
-            metrics.secret_changed.clone(),
-        );
-        metrics.set_identity(IdentityState::Pending);
-        metrics.set_layer(LayerState::Unknown);
-        metrics
+    /// Sets the states at the start of the process.
+    pub(super) fn initialize(&self) {
+        self.set_identity(IdentityState::Pending);
+        self.set_layer(LayerState::Unknown);
     }
 
-    /// Pebble answered, or did not.
+    /// Sets whether Pebble responded.
     pub fn set_reachable(&self, reachable: bool) {
         self.reachable.set(reachable.into());
     }
 
-    /// Pebble lets us write, or does not.
+    /// Sets whether Pebble accepts writes.
     pub fn set_privileged(&self, privileged: bool) {
         self.privileged.set(privileged.into());
     }
 
-    /// A request failed; `reason` is a word.
+    /// Counts a failed request.
     pub fn count_error(&self, reason: &'static str) {
         self.errors.get_or_create(&Reason { reason }).inc();
     }
 
-    /// How our checks stand.
+    /// Sets the state of the checks.
     pub fn set_layer(&self, current: LayerState) {
         for state in LayerState::ALL {
             let labels = State {
@@ -236,12 +163,12 @@ impl PebbleMetrics {
         }
     }
 
-    /// A layer was posted.
+    /// Counts a layer.
     pub fn count_layer_post(&self) {
         self.layer_posts.inc();
     }
 
-    /// How the identity stands.
+    /// Sets the state of the identity.
     pub fn set_identity(&self, current: IdentityState) {
         for state in IdentityState::ALL {
             let labels = State {
@@ -253,35 +180,35 @@ impl PebbleMetrics {
         }
     }
 
-    /// Identities were changed; `reason` is a word.
+    /// Counts a change of identities.
     pub fn count_identity_write(&self, reason: &'static str) {
         self.identity_writes.get_or_create(&Reason { reason }).inc();
     }
 
-    /// Somebody else had changed the identity.
+    /// Counts a change of the identity by another program.
     pub fn count_identity_drift(&self) {
         self.identity_drifts.inc();
     }
 
-    /// The credential was tried; `transport` is `http` or `socket`.
+    /// Counts a verification of the credential; `transport` is `http` or `socket`.
     pub fn count_proof(&self, transport: &'static str, result: &'static str) {
-        self.proofs
-            .get_or_create(&ProofLabels { transport, result })
+        self.verifications
+            .get_or_create(&Verification { transport, result })
             .inc();
     }
 
-    /// A notice was posted, or could not be.
+    /// Counts a notice.
     pub fn count_notice(&self, key: &'static str, posted: bool) {
         let result = if posted { "posted" } else { "failed" };
         self.notices.get_or_create(&NoticeLabels { key, result }).inc();
     }
 
-    /// A secret could not be used; `reason` is a word.
+    /// Counts a secret that could not be used.
     pub fn count_secret_refusal(&self, reason: &'static str) {
-        self.secret_refusals.get_or_create(&Reason { reason }).inc();
+        self.secret_rejections.get_or_create(&Reason { reason }).inc();
     }
 
-    /// The secret is another since now.
+    /// Records that the secret changed now.
     pub fn set_secret_changed_now(&self) {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)

@@ -198,9 +198,9 @@ async fn scale_up_and_down(set: &mut Set<'_>) {
     }
     set.settled(3, usize::from(PODS) + 1).await;
     let first = &set.units[&0];
-    assert!(first.metric("metrics_proxy_shard_given_up_total{why=\"ready\"}") > 0.0);
-    assert!((first.metric("metrics_proxy_shard_units") - 3.0).abs() < 0.1);
-    assert!(first.metric("metrics_proxy_shard_pods{state=\"held\"}") < 0.1);
+    assert!(first.metric("metrics_proxy_shard_handovers_total{reason=\"ready\"}") > 0.0);
+    assert!((first.metric("metrics_proxy_shards") - 3.0).abs() < 0.1);
+    assert!(first.metric("metrics_proxy_shard_pods{state=\"handover\"}") < 0.1);
 }
 
 async fn pods(cluster: &Cluster) {

@@ -1,0 +1,249 @@
+//! The body of `/metrics`: merges on a thread of its own and streams what the merge writes.
+//!
+//! ```text
+//! merge thread --Piece--> channel (4 chunks) --> ResponseStream::next --> connection
+//!                                                  | with gzip: several chunks are compressed at the same time,
+//!                                                  | and leave in their order
+//! ```
+//!
+//! The channel bounds the memory of a response beside its bodies: a slow reader stops the merge.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::AppState;
+use super::response::Body;
+use crate::exposition::{self, Answer, DeflatedBlock, GzipStream, Part, deflate_block};
+use crate::telemetry::Reason;
+
+/// The size of a chunk: large enough that sending it costs little beside the merge.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Chunks that may wait for a slow reader.
+const MAX_WAITING_CHUNKS: usize = 4;
+
+/// A request for `/metrics` in progress. It counts as cancelled where it is dropped before its response is complete.
+pub(super) struct InFlight {
+    pub(super) state: Arc<AppState>,
+    is_complete: bool,
+}
+
+impl InFlight {
+    pub(super) fn new(state: &Arc<AppState>) -> Self {
+        state.telemetry.scrape.in_flight.inc();
+        Self {
+            state: Arc::clone(state),
+            is_complete: false,
+        }
+    }
+
+    /// Marks the response as complete, or as one that the server ends itself.
+    pub(super) fn complete(&mut self) {
+        self.is_complete = true;
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.state.telemetry.scrape.in_flight.dec();
+        if !self.is_complete {
+            self.state.telemetry.scrape.cancelled.inc();
+        }
+    }
+}
+
+/// What the merge sends to the connection.
+enum Piece {
+    Chunk(Vec<u8>),
+    /// The merge is complete. Without this the body must not end as a complete one.
+    End,
+}
+
+/// How the body is sent.
+enum Encoding {
+    Identity,
+    Gzip(Compressor),
+    /// Everything was sent.
+    Finished,
+}
+
+/// Compresses chunks, several at the same time, into one gzip member.
+struct Compressor {
+    stream: GzipStream,
+    /// Blocks in their order.
+    blocks: VecDeque<AbortOnDropHandle<DeflatedBlock>>,
+    max_blocks: usize,
+    /// No further chunk will come.
+    has_ended: bool,
+}
+
+/// The response to one request, chunk by chunk.
+pub(super) struct ResponseStream {
+    pieces: mpsc::Receiver<Piece>,
+    encoding: Encoding,
+    in_flight: InFlight,
+    started: Instant,
+    /// Held here, so that the merge does not outlive the response unseen.
+    _merge: AbortOnDropHandle<()>,
+}
+
+impl ResponseStream {
+    /// Starts the merge of `inputs`.
+    pub(super) fn start(in_flight: InFlight, inputs: Vec<Part>, format: Answer) -> Self {
+        let (sender, pieces) = mpsc::channel(MAX_WAITING_CHUNKS);
+        let encoding = if format.gzip() {
+            Encoding::Gzip(Compressor::new())
+        } else {
+            Encoding::Identity
+        };
+        let state = Arc::clone(&in_flight.state);
+        let merge = tokio::task::spawn_blocking(move || merge(&state, inputs, &format, &sender));
+        Self {
+            pieces,
+            encoding,
+            in_flight,
+            started: Instant::now(),
+            _merge: AbortOnDropHandle::new(merge),
+        }
+    }
+
+    /// The next chunk of the body; `None` after the last one.
+    ///
+    /// # Errors
+    /// Where the merge ended without its last piece. The connection then ends without its last chunk, so that no reader
+    /// takes half a response for a complete one.
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let chunk = match &mut self.encoding {
+            Encoding::Finished => return Ok(None),
+            Encoding::Gzip(compressor) => compressor.next(&mut self.pieces).await?,
+            Encoding::Identity => match self.pieces.recv().await.ok_or_else(failed_merge)? {
+                Piece::Chunk(chunk) => Some(chunk),
+                Piece::End => None,
+            },
+        };
+        if chunk.is_some() {
+            return Ok(chunk);
+        }
+        self.finish();
+        match std::mem::replace(&mut self.encoding, Encoding::Finished) {
+            Encoding::Gzip(compressor) => Ok(Some(compressor.stream.finish())),
+            Encoding::Identity | Encoding::Finished => Ok(None),
+        }
+    }
+
+    /// Records that the response is complete.
+    fn finish(&mut self) {
+        self.in_flight.complete();
+        let took = self.started.elapsed();
+        let state = &self.in_flight.state;
+        state.write_times.record(took);
+        state.telemetry.scrape.write_seconds.observe(took.as_secs_f64());
+    }
+
+    /// The stream as the body of a response.
+    pub(super) fn into_body(self) -> Body {
+        let frames = stream::unfold(self, |mut stream| async {
+            let chunk = match stream.next().await {
+                Ok(chunk) => Ok(Frame::data(Bytes::from(chunk?))),
+                Err(error) => {
+                    stream.in_flight.complete();
+                    tracing::error!(%error, "Cannot complete a response; please report this");
+                    Err(error)
+                }
+            };
+            Some((chunk, stream))
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+}
+
+fn failed_merge() -> io::Error {
+    io::Error::other("the merge failed")
+}
+
+impl Compressor {
+    fn new() -> Self {
+        Self {
+            stream: GzipStream::default(),
+            blocks: VecDeque::new(),
+            max_blocks: std::thread::available_parallelism().map_or(2, usize::from),
+            has_ended: false,
+        }
+    }
+
+    /// The next compressed block; `None` after the last one.
+    async fn next(&mut self, pieces: &mut mpsc::Receiver<Piece>) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let is_full = self.has_ended || self.blocks.len() >= self.max_blocks;
+            let block = match self.blocks.front_mut() {
+                // A finished block must not wait until the merge sends the next chunk.
+                Some(block) => tokio::select! {
+                    biased;
+                    block = block => Some(block),
+                    piece = pieces.recv(), if !is_full => {
+                        self.push(piece.ok_or_else(failed_merge)?);
+                        None
+                    }
+                },
+                None if self.has_ended => return Ok(None),
+                None => {
+                    self.push(pieces.recv().await.ok_or_else(failed_merge)?);
+                    None
+                }
+            };
+            if let Some(block) = block {
+                self.blocks.pop_front();
+                return Ok(Some(self.stream.push(block.map_err(io::Error::other)?)));
+            }
+        }
+    }
+
+    fn push(&mut self, piece: Piece) {
+        match piece {
+            Piece::End => self.has_ended = true,
+            Piece::Chunk(chunk) => {
+                let block = tokio::task::spawn_blocking(move || deflate_block(&chunk));
+                self.blocks.push_back(AbortOnDropHandle::new(block));
+            }
+        }
+    }
+}
+
+/// Merges the inputs and sends what the merge writes, until the reader is gone.
+fn merge(state: &AppState, inputs: Vec<Part>, format: &Answer, sender: &mpsc::Sender<Piece>) {
+    let merged = state.scraper.pool.merge(inputs, format);
+    record(state, &merged);
+    let mut is_gone = false;
+    merged.write(CHUNK_BYTES, &mut |chunk| {
+        is_gone = sender.blocking_send(Piece::Chunk(chunk)).is_err();
+        !is_gone
+    });
+    if !is_gone {
+        let _ = sender.blocking_send(Piece::End);
+    }
+    for exposition in merged.into_parts().into_iter().filter_map(|part| part.exposition) {
+        state.scraper.buffers.release(exposition.into_body());
+    }
+    state.scraper.buffers.end_of_response();
+}
+
+/// Counts duplicates and conflicts of a merge.
+fn record(state: &AppState, merged: &exposition::Merged) {
+    let metrics = &state.telemetry.scrape;
+    metrics.duplicates.inc_by(merged.n_dropped() as u64);
+    metrics.conflicts.clear();
+    for conflict in merged.problems() {
+        let reason = conflict.kind.as_str();
+        metrics.conflicts.get_or_create(&Reason { reason }).inc();
+        tracing::debug!(%conflict, "Targets disagree on a metric family");
+    }
+}
