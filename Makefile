@@ -17,7 +17,7 @@ demo: ## Run the main job here: a real Pebble, its layer, a secret, sample pods,
 .PHONY: test
 test: tools ## All tests, on real parts (the first time builds them: some 15 minutes)
 	@echo "Building and running the tests ..." >&2
-	$(CARGO) test --locked
+	$(CARGO) test --locked --workspace
 
 .PHONY: tools
 tools: ## Build the real parts that the tests use, into a cache outside the checkout
@@ -33,22 +33,22 @@ soak: tools ## What takes long by nature: 1,000 rotations, 10,000 pods, ten-minu
 
 .PHONY: bench
 bench: ## The exposition engine against copying memory and against other parsers, as ratios in one run
-	$(CARGO) bench --locked --bench exposition
+	$(CARGO) bench --locked --package exposition --bench exposition
 
 .PHONY: fuzz
 fuzz: ## Fuzz parse, merge and negotiate, FUZZ_SECONDS (60) each; needs a nightly toolchain (rustup toolchain install nightly)
 	@corpus=$$(mktemp -d); trap 'rm -rf "$$corpus"' EXIT; \
 	for target in parse merge negotiate; do \
 		mkdir "$$corpus/$$target"; \
-		RUSTUP_TOOLCHAIN=nightly "$$(tools/get cargo-fuzz)" fuzz run --fuzz-dir tests/fuzz "$$target" \
-			"$$corpus/$$target" "tests/fuzz/corpus/$$target" -- -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1; \
+		RUSTUP_TOOLCHAIN=nightly "$$(tools/get cargo-fuzz)" fuzz run --fuzz-dir crates/exposition/fuzz "$$target" \
+			"$$corpus/$$target" "crates/exposition/fuzz/corpus/$$target" -- -max_total_time=$${FUZZ_SECONDS:-60} -print_final_stats=1; \
 	done
 
 .PHONY: lint
 lint: ## Formatting, clippy and docs, warnings being errors
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
 
 .PHONY: fmt
 fmt: ## Format the code

@@ -4,12 +4,11 @@
 //! watches Kubernetes pods, and answers `GET /metrics` by scraping all selected pods at that moment and merging what
 //! they say into one valid exposition.
 //!
-//! Functional core, imperative shell: [`exposition`], [`targets`] and [`config`] turn values into values;
+//! Functional core, imperative shell: the crate [`exposition`], [`targets`] and [`config`] turn values into values;
 //! everything else does the I/O. `ARCHITECTURE.md` draws the arrows, `tests/it/tidy.rs` keeps them.
 
 pub mod config;
 pub mod credential;
-pub mod exposition;
 pub mod targets;
 
 pub mod backoff;

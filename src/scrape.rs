@@ -27,9 +27,9 @@ pub use error::ScrapeError;
 pub use memory_budget::MemoryBudget;
 
 use crate::config;
-use crate::exposition::{Answer, Exposition, Limits, Pool};
 use crate::targets::{Scheme, Target};
 use client::TargetClient;
+use exposition::{Answer, Exposition, Limits, Pool};
 
 /// The header in which a scraper sends its timeout.
 pub static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use crate::exposition::{self, Answer, Escaping, Format, Limits, Part, Refusal};
+use exposition::{Answer, Escaping, Format, Limits, Part, Refusal};
 
 /// The formats as they are named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]

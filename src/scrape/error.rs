@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::client::ClientError;
-use crate::exposition::Refusal;
+use exposition::Refusal;
 
 /// Why a scrape gave no samples.
 #[derive(Debug, thiserror::Error)]

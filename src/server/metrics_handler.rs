@@ -14,9 +14,9 @@ use super::response_stream::{InFlight, ResponseStream};
 use super::{AppState, self_metrics};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
-use crate::exposition::{self, Answer, Part};
 use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
 use crate::telemetry::Reason;
+use exposition::{Answer, Part};
 
 /// The longest wait, after a scrape, for a pod list that confirms that the pods still own their addresses.
 const CONFIRM_LIMIT: Duration = Duration::from_millis(250);

@@ -22,8 +22,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::AppState;
 use super::response::Body;
-use crate::exposition::{self, Answer, DeflatedBlock, GzipStream, Part, deflate_block};
 use crate::telemetry::Reason;
+use exposition::{Answer, DeflatedBlock, GzipStream, Part, deflate_block};
 
 /// The size of a chunk: large enough that sending it costs little beside the merge.
 const CHUNK_BYTES: usize = 256 << 10;

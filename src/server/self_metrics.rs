@@ -7,9 +7,9 @@ use std::time::Instant;
 use tokio::time::timeout_at;
 
 use super::{AppState, status};
-use crate::exposition::{self, Exposition, Limits, Part};
 use crate::scrape::{ScrapeError, ScrapeOutcome};
 use crate::telemetry::TargetSample;
+use exposition::{Exposition, Limits, Part};
 
 /// The proxy's own metrics, with a few series for each target of this response.
 pub(super) fn of_proxy(state: &AppState, outcomes: &[ScrapeOutcome]) -> Part {

@@ -4,13 +4,14 @@
 //! (falling buckets, negative counters, a lacking `+Inf`) are the target's own affair, so bodies are sane here.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::common::*;
 use super::generate::{Taste, fixed};
-use super::*;
+use super::golden_cases::goldens;
 use crate::support::prometheus::promtool_check_metrics;
 use crate::support::tools::{self, tool_or_skip};
 
@@ -20,6 +21,10 @@ const SANE: Taste = Taste {
     time: Some(1_700_000_000_123),
     odd: true,
 };
+
+fn goldens_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/exposition/tests/goldens")
+}
 
 /// Asks the reference parsers; one answer per case.
 fn ask_python(cases: &[(Format, String)]) -> Vec<Option<String>> {
@@ -148,7 +153,7 @@ fn the_reference_parsers_take_answers_to_conflicting_targets() {
 #[test]
 fn the_reference_parsers_take_the_goldens() {
     let _python = tool_or_skip!("python");
-    let cases: Vec<(Format, String)> = super::goldens::goldens()
+    let cases: Vec<(Format, String)> = goldens(&goldens_folder())
         .into_iter()
         // A counter without `_total` is Prometheus' own affair (rule 12).
         .filter(|golden| golden.client == Client::Anybody || golden.format == Format::Text)
@@ -161,7 +166,7 @@ fn the_reference_parsers_take_the_goldens() {
 fn promtool_takes_the_goldens() {
     let today = tools::path("promtool");
     let old = tool_or_skip!("promtool-2.42");
-    for golden in super::goldens::goldens() {
+    for golden in goldens(&goldens_folder()) {
         // Whoever asks for quoted names gets them; `promtool check metrics` reads none.
         if golden.format == Format::Text && !golden.text.contains("{\"") {
             let programs = if golden.client == Client::Prometheus3 {

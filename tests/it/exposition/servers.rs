@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
+use super::common::*;
 use super::generate::{Taste, fixed};
-use super::*;
 use crate::support::prometheus::{Labels, Prometheus};
 use crate::support::tools::{self, tool_or_skip};
 

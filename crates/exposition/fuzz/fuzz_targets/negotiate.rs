@@ -1,0 +1,21 @@
+//! Any headers give an answer whose own headers are well-formed.
+
+#![no_main]
+
+use exposition::negotiate;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let text = String::from_utf8_lossy(data);
+    let mut headers = text.split('\n').map(Some);
+    let answer = negotiate(
+        headers.next().flatten(),
+        headers.next().flatten(),
+        headers.next().flatten(),
+    );
+    assert!(answer.content_type().is_ascii());
+    assert!(answer.target_accept().is_ascii());
+    // What we ask of targets is understood by ourselves.
+    let again = negotiate(Some(&answer.target_accept()), None, None);
+    assert_eq!(again.format(), answer.format());
+});

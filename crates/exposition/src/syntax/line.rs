@@ -1,0 +1,495 @@
+//! One sample line, taken apart strictly as Prometheus' lexers do (core).
+//!
+//! This is the reference that decides what is accepted. The fast path in `parse` handles the common spelling and
+//! falls back to here; relabelling comes here again for every line that is not written the plain way.
+//!
+//! Source: prometheus, model/textparse/promlex.l, promparse.go, openmetricslex.l, openmetricsparse.go.
+
+use std::borrow::Cow;
+
+use crate::syntax::name;
+use crate::syntax::number;
+
+/// A range of the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Span {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl Span {
+    /// Bodies are refused before parsing where offsets would not fit (`parse::MAX_BODY_BYTES`).
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "bodies are shorter than 4 GiB, see MAX_BODY_BYTES"
+    )]
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32,
+            end: end as u32,
+        }
+    }
+
+    pub(crate) fn of(self, body: &[u8]) -> &[u8] {
+        &body[self.start as usize..self.end as usize]
+    }
+
+    pub(crate) fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// A name in the body: bare, or the inside of a quoted string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Name {
+    pub(crate) span: Span,
+    pub(crate) quoted: bool,
+}
+
+impl Name {
+    pub(crate) fn decode(self, body: &[u8]) -> Cow<'_, [u8]> {
+        if self.quoted {
+            name::unescape(self.span.of(body))
+        } else {
+            Cow::Borrowed(self.span.of(body))
+        }
+    }
+}
+
+/// One label as it stands in the body; the value without its quotes, escapes untouched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: Name,
+    pub(crate) value: Span,
+}
+
+/// A sample line in pieces. Reused from line to line, so that labels allocate once.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    pub(crate) name: Name,
+    pub(crate) labels: Vec<Label>,
+    pub(crate) value: Span,
+    pub(crate) timestamp: Option<Span>,
+    /// From its `#` to the end of the line.
+    pub(crate) exemplar: Option<Span>,
+    /// Labels of the exemplar, apart from the series' own.
+    pub(crate) exemplar_labels: Vec<Label>,
+    /// Position after the closing brace, or after the name where there is none.
+    pub(crate) series_end: usize,
+    /// Position of the line feed, or the end of the body.
+    pub(crate) end: usize,
+}
+
+/// Why a line is not a sample, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at: usize,
+    pub(crate) reason: Cow<'static, str>,
+}
+
+pub(crate) fn fault<T>(at: usize, reason: impl Into<Cow<'static, str>>) -> Result<T, Fault> {
+    Err(Fault {
+        at,
+        reason: reason.into(),
+    })
+}
+
+fn blanks(body: &[u8], at: usize) -> usize {
+    at + body[at..]
+        .iter()
+        .take_while(|&&byte| byte == b' ' || byte == b'\t')
+        .count()
+}
+
+impl Line {
+    /// Takes the sample that starts at `start` apart. `open_metrics` chooses the lexer.
+    pub(crate) fn read(&mut self, body: &[u8], start: usize, open_metrics: bool) -> Result<(), Fault> {
+        self.labels.clear();
+        self.exemplar_labels.clear();
+        self.timestamp = None;
+        self.exemplar = None;
+        let mut at = start;
+        let mut named = None;
+        if body.get(at) != Some(&b'{') {
+            let len = name::metric_name_len(&body[at..]);
+            if len == 0 {
+                return fault(at, "no metric name at the start of the line");
+            }
+            named = Some(Name {
+                span: Span::new(at, at + len),
+                quoted: false,
+            });
+            at += len;
+        }
+        self.series_end = at;
+        if !open_metrics {
+            at = blanks(body, at);
+        }
+        if body.get(at) == Some(&b'{') {
+            at = read_labels(body, at + 1, open_metrics, false, &mut named, &mut self.labels)?;
+            self.series_end = at;
+        }
+        let Some(named) = named else {
+            return fault(start, "no metric name");
+        };
+        self.name = named;
+        self.end = if open_metrics {
+            self.read_tail_open_metrics(body, at)?
+        } else {
+            self.read_tail_text(body, at)?
+        };
+        self.check_names(body)
+    }
+
+    fn read_tail_text(&mut self, body: &[u8], at: usize) -> Result<usize, Fault> {
+        let start = blanks(body, at);
+        let len = body[start..]
+            .iter()
+            .take_while(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'{'))
+            .count();
+        if len == 0 {
+            return fault(start, "no value");
+        }
+        if !number::is_float(&body[start..start + len]) {
+            return fault(start, "the value is not a number");
+        }
+        self.value = Span::new(start, start + len);
+        let at = blanks(body, start + len);
+        if at == body.len() || body[at] == b'\n' {
+            return Ok(at);
+        }
+        let digits = body[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let end = blanks(body, at + digits);
+        if number::parse_millis(&body[at..at + digits]).is_none() || end < body.len() && body[end] != b'\n' {
+            return fault(at, "what follows the value is not a timestamp in milliseconds");
+        }
+        self.timestamp = Some(Span::new(at, at + digits));
+        Ok(end)
+    }
+
+    fn read_tail_open_metrics(&mut self, body: &[u8], at: usize) -> Result<usize, Fault> {
+        let (value, mut at) = read_token(body, at, "no value after one space")?;
+        if !number::is_float(value.of(body)) {
+            return fault(value.start as usize, "the value is not a number");
+        }
+        self.value = value;
+        if body.get(at) == Some(&b' ') && !body[at..].starts_with(b" # {") {
+            let (timestamp, after) = read_token(body, at, "a blank at the end of the line")?;
+            if !number::is_seconds(timestamp.of(body)) {
+                return fault(
+                    timestamp.start as usize,
+                    "the timestamp is not a number of seconds",
+                );
+            }
+            self.timestamp = Some(timestamp);
+            at = after;
+        }
+        if body[at..].starts_with(b" # {") {
+            let start = at + 1;
+            let inside = start + 3;
+            let after = read_labels(body, inside, true, true, &mut None, &mut self.exemplar_labels)?;
+            let (value, after) = read_token(body, after, "no value after the exemplar's labels")?;
+            if !number::is_float(value.of(body)) {
+                return fault(value.start as usize, "the exemplar's value is not a number");
+            }
+            at = after;
+            if body.get(at) == Some(&b' ') {
+                let (timestamp, after) = read_token(body, at, "a blank at the end of the line")?;
+                if !number::is_seconds(timestamp.of(body)) {
+                    return fault(
+                        timestamp.start as usize,
+                        "the exemplar's timestamp is not a number of seconds",
+                    );
+                }
+                at = after;
+            }
+            self.exemplar = Some(Span::new(start, at));
+        }
+        match body.get(at) {
+            Some(b'\n') => Ok(at),
+            Some(_) => fault(at, "the line does not end where it should"),
+            None => fault(at, "the body does not end with # EOF"),
+        }
+    }
+
+    /// What Prometheus refuses after its parser: empty names, `__name__` as a label, a name twice.
+    fn check_names(&self, body: &[u8]) -> Result<(), Fault> {
+        let name = self.name.decode(body);
+        if name.is_empty() || self.name.quoted && std::str::from_utf8(&name).is_err() {
+            return fault(
+                self.name.span.start as usize,
+                "the metric name is empty or not UTF-8",
+            );
+        }
+        for label in &self.labels {
+            let at = label.name.span.start as usize;
+            let name = label.name.decode(body);
+            if name.is_empty() || label.name.quoted && std::str::from_utf8(&name).is_err() {
+                return fault(at, "a label name is empty or not UTF-8");
+            }
+            if &*name == b"__name__" {
+                return fault(at, "a label __name__ beside the metric name");
+            }
+        }
+        if let Some(twice) = find_twice(body, &self.labels) {
+            return fault(twice.name.span.start as usize, "a label name occurs twice");
+        }
+        Ok(())
+    }
+}
+
+/// The first label whose name another one has, whatever the quoting.
+pub(crate) fn find_twice<'a>(body: &[u8], labels: &'a [Label]) -> Option<&'a Label> {
+    if labels.len() <= 8 {
+        return labels.iter().enumerate().find_map(|(index, label)| {
+            let name = label.name.decode(body);
+            labels[..index]
+                .iter()
+                .any(|other| other.name.decode(body) == name)
+                .then_some(label)
+        });
+    }
+    // Sorted, so that a line of a million labels costs no more than its length.
+    let mut names: Vec<_> = labels
+        .iter()
+        .map(|label| (label.name.decode(body), label))
+        .collect();
+    names.sort_by(|a, b| a.0.cmp(&b.0));
+    names
+        .windows(2)
+        .find(|pair| pair[0].0 == pair[1].0)
+        .map(|pair| pair[1].1)
+}
+
+/// One space and what follows it up to the next space or line feed.
+fn read_token(body: &[u8], at: usize, missing: &'static str) -> Result<(Span, usize), Fault> {
+    if body.get(at) != Some(&b' ') {
+        return fault(at, missing);
+    }
+    let len = body[at + 1..]
+        .iter()
+        .take_while(|byte| !matches!(byte, b' ' | b'\n'))
+        .count();
+    if len == 0 {
+        return fault(at, missing);
+    }
+    Ok((Span::new(at + 1, at + 1 + len), at + 1 + len))
+}
+
+/// The inside of braces up to and with the closing one.
+fn read_labels(
+    body: &[u8],
+    mut at: usize,
+    open_metrics: bool,
+    exemplar: bool,
+    named: &mut Option<Name>,
+    labels: &mut Vec<Label>,
+) -> Result<usize, Fault> {
+    let skip = |at: usize| if open_metrics { at } else { blanks(body, at) };
+    loop {
+        at = skip(at);
+        let name = match body.get(at) {
+            Some(b'}') => return Ok(at + 1),
+            Some(b'"') => {
+                let end = read_quoted(body, at, open_metrics)?;
+                Name {
+                    span: Span::new(at + 1, end - 1),
+                    quoted: true,
+                }
+            }
+            _ => {
+                let len = name::label_name_len(&body[at..]);
+                if len == 0 {
+                    return fault(at, "no label name where one should be");
+                }
+                Name {
+                    span: Span::new(at, at + len),
+                    quoted: false,
+                }
+            }
+        };
+        at = skip(name.span.end as usize + usize::from(name.quoted));
+        match body.get(at) {
+            Some(b',' | b'}') if name.quoted && !exemplar => {
+                if named.replace(name).is_some() {
+                    return fault(name.span.start as usize, "a second metric name");
+                }
+                if body[at] == b',' {
+                    at += 1;
+                }
+                continue;
+            }
+            Some(b'=') => {}
+            _ => return fault(at, "no = after a label name"),
+        }
+        at = skip(at + 1);
+        if body.get(at) != Some(&b'"') {
+            return fault(at, "a label value is not quoted");
+        }
+        let end = read_quoted(body, at, open_metrics)?;
+        let value = Span::new(at + 1, end - 1);
+        if std::str::from_utf8(value.of(body)).is_err() {
+            return fault(at, "a label value is not UTF-8");
+        }
+        labels.push(Label { name, value });
+        at = skip(end);
+        match body.get(at) {
+            Some(b',') => at += 1,
+            Some(b'}') => {}
+            // The text lexer reads `{a="1"b="2"}`; only OpenMetrics insists on the comma.
+            Some(_) if !open_metrics => {}
+            _ => return fault(at, "no comma after a label value"),
+        }
+    }
+}
+
+/// The position after the closing quote of the string that starts at `at`.
+fn read_quoted(body: &[u8], at: usize, open_metrics: bool) -> Result<usize, Fault> {
+    let mut from = at + 1;
+    loop {
+        let Some(found) = memchr::memchr3(b'"', b'\\', b'\n', &body[from..]) else {
+            return fault(at, "a quoted string does not end");
+        };
+        from += found;
+        match body[from] {
+            b'"' => return Ok(from + 1),
+            b'\n' if open_metrics => return fault(at, "a line feed inside a quoted string"),
+            b'\n' => from += 1,
+            _ if matches!(body.get(from + 1), None | Some(b'\n')) => {
+                return fault(from, "a backslash before the end of the line");
+            }
+            _ => from += 2,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, open_metrics: bool) -> Result<String, Cow<'static, str>> {
+        let mut line = Line::default();
+        let body = text.as_bytes();
+        line.read(body, 0, open_metrics).map_err(|fault| fault.reason)?;
+        let text = |span: Span| String::from_utf8_lossy(span.of(body)).into_owned();
+        let mut out = text(line.name.span);
+        for label in &line.labels {
+            out += &format!("|{}={}", text(label.name.span), text(label.value));
+        }
+        out += &format!(" {}", text(line.value));
+        if let Some(timestamp) = line.timestamp {
+            out += &format!(" @{}", text(timestamp));
+        }
+        if let Some(exemplar) = line.exemplar {
+            out += &format!(" {}", text(exemplar));
+        }
+        Ok(out)
+    }
+
+    #[test]
+    fn text_lines_are_read_as_prometheus_lexes_them() {
+        for (given, expect) in [
+            ("a 1", "a 1"),
+            ("a\t 1 \t 5  ", "a 1 @5"),
+            ("a{}1", "a 1"),
+            ("a+1", "a +1"),
+            ("a { b = \"c\" , d=\"e\" , } 1", "a|b=c|d=e 1"),
+            ("a{b=\"1\"c=\"2\"} 1", "a|b=1|c=2 1"),
+            ("a{b=\"x\ny\"} 1", "a|b=x\ny 1"),
+            ("a{b=\"C:\\dir\"} 1", "a|b=C:\\dir 1"),
+            (
+                "{\"my.metric\",\"label.x\"=\"v\",plain=\"p\"} 1",
+                "my.metric|label.x=v|plain=p 1",
+            ),
+            ("{a=\"1\",\"m\"} 1", "m|a=1 1"),
+            ("{\"m\",} 1", "m 1"),
+        ] {
+            assert_eq!(read(given, false).as_deref(), Ok(expect), "{given}");
+        }
+        for bad in [
+            "a",
+            "a ",
+            "a x",
+            "a 1 x",
+            "a 1 -5",
+            "a 1 1.5",
+            "a 1 5 6",
+            "a{,} 1",
+            "a{b=\"c\",,} 1",
+            "a{,b=\"c\"} 1",
+            "a{b=c} 1",
+            "a{b} 1",
+            "a{\"n\"} 1",
+            "{\"a\",\"b\"} 1",
+            "{} 1",
+            "{b=\"c\"} 1",
+            "{\"\"} 1",
+            "a{\"\"=\"v\"} 1",
+            "a{b=\"1\",b=\"2\"} 1",
+            "a{\"b\"=\"1\",b=\"2\"} 1",
+            "a{__name__=\"x\"} 1",
+            "a{b=\"c} 1",
+            "1a 1",
+            "-a 1",
+            "a 1\r",
+            "a 1 5\r",
+            "a{b=\"c\"",
+            "a 1 # {x=\"y\"} 1",
+            "a{a:b=\"c\"} 1",
+        ] {
+            assert!(read(bad, false).is_err(), "{bad}: {:?}", read(bad, false));
+        }
+    }
+
+    #[test]
+    fn openmetrics_lines_are_read_without_any_slack() {
+        for (given, expect) in [
+            ("a 1\n", "a 1"),
+            ("a{b=\"c\",} 1\n", "a|b=c 1"),
+            ("a 1 -1.5\n", "a 1 @-1.5"),
+            (
+                "a{b=\"c\"} 1 5 # {t=\"x}\\\"\"} 0.5 1.25\n",
+                "a|b=c 1 @5 # {t=\"x}\\\"\"} 0.5 1.25",
+            ),
+            ("a 1 # {} 1\n", "a 1 # {} 1"),
+            ("{\"a.b\",c=\"d\"} 1\n", "a.b|c=d 1"),
+        ] {
+            assert_eq!(read(given, true).as_deref(), Ok(expect), "{given}");
+        }
+        for bad in [
+            "a 1",
+            "a  1\n",
+            "a\t1\n",
+            "a{} 1 \n",
+            "a{ b=\"c\"} 1\n",
+            "a{b=\"c\"}1\n",
+            "a 1\r\n",
+            "a 1 NaN\n",
+            "a 1 Inf\n",
+            "a{b=\"1\"c=\"2\"} 1\n",
+            "a{b=\"x\ny\"} 1\n",
+            "a 1 #{x=\"y\"} 1\n",
+            "a 1 # {x=\"y\"}\n",
+            "a 1 # {x=\"y\"} 1 NaN\n",
+            "a 1 # {\"x\"} 1\n",
+            "a 1 # {x=\"y\"} 1 2 3\n",
+            "a {b=\"c\"} 1\n",
+        ] {
+            assert!(read(bad, true).is_err(), "{bad}: {:?}", read(bad, true));
+        }
+    }
+
+    #[test]
+    fn many_labels_are_compared_in_bounded_time() {
+        let mut text = String::from("a{");
+        for index in 0..50_000 {
+            text += &format!("l{index}=\"\",");
+        }
+        assert!(read(&format!("{text}}} 1"), false).is_ok());
+        assert!(read(&format!("{text}l7=\"\"}} 1"), false).is_err());
+    }
+}

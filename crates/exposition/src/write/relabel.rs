@@ -1,0 +1,283 @@
+//! The labels a series has in the answer (core).
+//!
+//! Source: prometheus, scrape/scrape.go (`mutateSampleLabels`, `resolveConflictingExposedLabels`); exposition.md 5,
+//! rules 8, 9 and 13.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use crate::index::Ambient;
+use crate::negotiate::Answer;
+use crate::syntax::line::Line;
+use crate::syntax::name;
+use crate::syntax::number;
+
+/// A label value: as it stood in the body and may stand in the answer, or decoded.
+#[derive(Debug, Clone)]
+pub(crate) enum Value<'a> {
+    Raw(&'a [u8]),
+    Decoded(Vec<u8>),
+}
+
+impl Value<'_> {
+    pub(crate) fn decode(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Raw(raw) => name::unescape(raw),
+            Self::Decoded(text) => Cow::Borrowed(text),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Raw(raw) => raw.is_empty(),
+            Self::Decoded(text) => text.is_empty(),
+        }
+    }
+
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Raw(raw) => out.extend_from_slice(raw),
+            Self::Decoded(text) => name::write_escaped(text, out),
+        }
+    }
+}
+
+/// What happens to the bounds (`le`, `quantile`) of a series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bounds {
+    /// Prometheus 3 would have respelled this label at the target, and will not under the TYPE we write.
+    pub(crate) respell: Ambient,
+    /// Whether `Inf` must become `+Inf`, which the reference parser insists on.
+    pub(crate) sign_infinity: bool,
+}
+
+/// The labels of `line`, in its order, then those that are added.
+pub(crate) fn relabel<'a>(
+    body: &'a [u8],
+    line: &Line,
+    added: &'a [(String, String)],
+    answer: &Answer,
+    bounds: Bounds,
+) -> Vec<(Cow<'a, [u8]>, Value<'a>)> {
+    let mut labels: Vec<(Cow<'a, [u8]>, Value<'a>)> = Vec::with_capacity(line.labels.len() + added.len());
+    let mut names: Option<Names<'_>> = None;
+    for label in &line.labels {
+        let decoded = if label.name.quoted {
+            name::unescape(label.name.span.of(body))
+        } else {
+            Cow::Borrowed(label.name.span.of(body))
+        };
+        let output = match name::escape_label(&decoded, answer.escaping) {
+            Cow::Borrowed(_) => decoded,
+            Cow::Owned(escaped) => {
+                Cow::Owned(names.get_or_insert_with(|| Names::of(body, line)).free(escaped))
+            }
+        };
+        let raw = label.value.of(body);
+        let value = if name::is_legal_value(raw) {
+            Value::Raw(raw)
+        } else {
+            Value::Decoded(name::unescape(raw).into_owned())
+        };
+        let value = respell(&output, value, bounds);
+        labels.push((output, value));
+    }
+    add(&mut labels, added, answer.empty_is_taken);
+    labels
+}
+
+/// The label names of one line, for those that escaping changes: two may become one, and a sample with a label twice
+/// would fail the whole answer.
+struct Names<'a> {
+    taken: HashSet<Cow<'a, [u8]>, foldhash::quality::RandomState>,
+    /// How often a name was wanted again, so that a line of many such labels costs no more than its length.
+    again: HashMap<Vec<u8>, u32, foldhash::quality::RandomState>,
+}
+
+impl<'a> Names<'a> {
+    fn of(body: &'a [u8], line: &Line) -> Self {
+        Self {
+            taken: line.labels.iter().map(|label| label.name.decode(body)).collect(),
+            again: HashMap::default(),
+        }
+    }
+
+    /// `wanted`, or with a number after it.
+    fn free(&mut self, wanted: Vec<u8>) -> Vec<u8> {
+        if self.taken.insert(Cow::Owned(wanted.clone())) {
+            return wanted;
+        }
+        let again = self.again.entry(wanted.clone()).or_default();
+        loop {
+            *again += 1;
+            let numbered = [&*wanted, b"_", again.to_string().as_bytes()].concat();
+            if self.taken.insert(Cow::Owned(numbered.clone())) {
+                return numbered;
+            }
+        }
+    }
+}
+
+fn respell<'a>(name: &[u8], value: Value<'a>, bounds: Bounds) -> Value<'a> {
+    if bounds.respell.label() == Some(name)
+        && let Some(stored) = number::canonical_bound(&value.decode())
+    {
+        return Value::Decoded(stored.into_bytes());
+    }
+    if bounds.sign_infinity && name == b"le" {
+        let infinite = value.decode().eq_ignore_ascii_case(b"inf");
+        if infinite {
+            return Value::Raw(b"+Inf");
+        }
+    }
+    value
+}
+
+/// Adds labels as Prometheus adds a target's: they win, and what they push aside becomes `exported_<name>`.
+fn add<'a>(
+    labels: &mut Vec<(Cow<'a, [u8]>, Value<'a>)>,
+    added: &'a [(String, String)],
+    empty_is_taken: bool,
+) {
+    let mut pushed_aside: Vec<usize> = Vec::new();
+    let mut order: Vec<&(String, String)> = added.iter().collect();
+    order.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, _) in order {
+        if let Some(position) = labels.iter().position(|(other, _)| **other == *name.as_bytes()) {
+            pushed_aside.push(position);
+        }
+    }
+    pushed_aside.retain(|&position| !labels[position].1.is_empty());
+    pushed_aside.sort_by_key(|&position| labels[position].0.len());
+    let taken_by_added = |name: &[u8]| {
+        added
+            .iter()
+            .any(|(other, value)| other.as_bytes() == name && !value.is_empty())
+    };
+    for &position in &pushed_aside {
+        let mut renamed = labels[position].0.to_vec();
+        loop {
+            renamed.splice(..0, *b"exported_");
+            let taken = taken_by_added(&renamed)
+                || labels
+                    .iter()
+                    .any(|(other, value)| **other == *renamed && (empty_is_taken || !value.is_empty()));
+            if !taken {
+                break;
+            }
+        }
+        // An empty label of that name counts as absent, and must not stand beside the new one.
+        for (name, value) in labels.iter_mut() {
+            if **name == *renamed && value.is_empty() {
+                *name = Cow::Borrowed(b"");
+            }
+        }
+        labels[position].0 = Cow::Owned(renamed);
+    }
+    labels
+        .retain(|(name, _)| !name.is_empty() && !added.iter().any(|(other, _)| other.as_bytes() == &**name));
+    for (name, value) in added {
+        if !value.is_empty() {
+            labels.push((
+                Cow::Borrowed(name.as_bytes()),
+                Value::Decoded(value.as_bytes().to_vec()),
+            ));
+        }
+    }
+}
+
+/// Writes the series `name{labels}`, quoted where the name must be.
+pub(crate) fn write_series(name: &[u8], labels: &[(Cow<'_, [u8]>, Value<'_>)], out: &mut Vec<u8>) {
+    let bare = name::is_legacy_metric(name);
+    if bare {
+        out.extend_from_slice(name);
+        if labels.is_empty() {
+            return;
+        }
+        out.push(b'{');
+    } else {
+        out.push(b'{');
+        name::write_quoted(name, out);
+    }
+    for (index, (name, value)) in labels.iter().enumerate() {
+        if index > 0 || !bare {
+            out.push(b',');
+        }
+        name::write_label_name(name, out);
+        out.extend_from_slice(b"=\"");
+        value.write(out);
+        out.push(b'"');
+    }
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(series: &str, added: &[(&str, &str)], expect: &str) {
+        let body = format!("{series} 1\n");
+        let mut line = Line::default();
+        line.read(body.as_bytes(), 0, false)
+            .unwrap_or_else(|fault| panic!("{fault:?}"));
+        let added: Vec<_> = added
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect();
+        let labels = relabel(
+            body.as_bytes(),
+            &line,
+            &added,
+            &Answer::default(),
+            Bounds::default(),
+        );
+        let mut out = Vec::new();
+        write_series(b"a", &labels, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expect);
+    }
+
+    #[test]
+    fn rule_8_added_labels_win_and_the_targets_own_are_exported() {
+        check("a{x=\"1\"}", &[("x", "2")], "a{exported_x=\"1\",x=\"2\"}");
+        check("a{x=\"\"}", &[("x", "2")], "a{x=\"2\"}");
+        check("a{X=\"1\"}", &[("x", "2")], "a{X=\"1\",x=\"2\"}");
+        check(
+            "a{x=\"1\",exported_x=\"3\"}",
+            &[("x", "2")],
+            "a{exported_exported_x=\"1\",exported_x=\"3\",x=\"2\"}",
+        );
+        check(
+            "a{x=\"1\",exported_x=\"\"}",
+            &[("x", "2")],
+            "a{exported_x=\"1\",x=\"2\"}",
+        );
+        check(
+            "a{exported_x=\"1\",x=\"0\"}",
+            &[("x", "2"), ("exported_x", "3")],
+            "a{exported_exported_exported_x=\"1\",exported_exported_x=\"0\",x=\"2\",exported_x=\"3\"}",
+        );
+    }
+
+    #[test]
+    fn labels_that_escaping_makes_equal_are_numbered() {
+        check(
+            "a{\"x.y\"=\"1\",x_y=\"2\",\"x-y\"=\"3\",x_y_1=\"4\",\"é\"=\"5\"}",
+            &[],
+            "a{x_y_2=\"1\",x_y=\"2\",x_y_3=\"3\",x_y_1=\"4\",_=\"5\"}",
+        );
+    }
+
+    #[test]
+    fn rule_9_added_values_are_escaped_and_others_keep_their_spelling() {
+        check(
+            "a{p=\"C:\\\\x\"}",
+            &[("x", "a\\b\"c\nd")],
+            "a{p=\"C:\\\\x\",x=\"a\\\\b\\\"c\\nd\"}",
+        );
+        check("a{p=\"C:\\dir\"}", &[], "a{p=\"C:\\\\dir\"}");
+        check("a{p=\"x\ny\"}", &[], "a{p=\"x\\ny\"}");
+        check("a", &[], "a");
+        check("{\"a\"}", &[("x", "1")], "a{x=\"1\"}");
+    }
+}

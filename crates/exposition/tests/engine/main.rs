@@ -1,0 +1,8 @@
+//! The engine as other crates use it: whole responses, laws that hold whatever targets send, and proportionate cost.
+
+mod common;
+mod generate;
+mod golden_cases;
+mod goldens;
+mod laws;
+mod scale;
