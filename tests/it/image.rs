@@ -4,6 +4,7 @@
 //! tests are skipped by name. The program in it is the one that Cargo built for these tests, with its libraries; the
 //! release (`tools/release`) has the same inside as one static file.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +18,11 @@ use crate::support::process::{self, Process, Signal};
 use crate::support::tools::{self, tool_or_skip};
 
 const LIMIT: Duration = Duration::from_secs(40);
-const ENTRYPOINT: &str = "/usr/bin/pebble enter";
+/// How deploy/ starts the image, for Pebble's own flags.
+const PEBBLE: &str = "/usr/bin/pebble enter --verbose --http :38813";
+/// The uid of _daemon_, the user of the image.
+const DAEMON: u32 = 584_792;
+const BINARY: &str = "/usr/bin/pebble ";
 
 fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(name)
@@ -74,23 +79,47 @@ struct Running {
 }
 
 impl Running {
-    /// Runs the image with a mounted secret and one pod from a file; Pebble answers when this returns.
+    /// Runs the image with a mounted secret and one pod from a file. Pebble responds when this returns.
     async fn start(options: &[&str]) -> Self {
         Self::with(options, true).await
     }
 
+    /// As `deploy/` starts it, with Pebble's own flags in place of the entrypoint.
     async fn with(options: &[&str], pods: bool) -> Self {
+        let options = [&["--entrypoint", PEBBLE], options].concat();
+        let mut running = Self::spawn(&options, &[], pods);
+        running
+            .wait(
+                "Pebble responds",
+                |answer| answer.0 == 200,
+                38813,
+                "/v1/health",
+                None,
+            )
+            .await;
+        running
+    }
+
+    fn spawn(options: &[&str], arguments: &[&str], pods: bool) -> Self {
         let dir = image();
         let mounted = dir.path().join("mounted");
         std::fs::create_dir_all(mounted.join("secret")).expect("a fresh folder can be written");
         for (key, value) in [("username", "prometheus"), ("password", "mounted\n")] {
-            std::fs::write(mounted.join("secret").join(key), value).expect("a fresh folder can be written");
+            let file = mounted.join("secret").join(key);
+            std::fs::write(&file, value).expect("a fresh folder can be written");
+            if !options.contains(&"--uid") {
+                // As the kubelet mounts a Secret with `defaultMode: 0440` and `fsGroup`.
+                std::os::unix::fs::chown(&file, Some(0), Some(DAEMON)).expect("this test runs as root");
+                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o440))
+                    .expect("our own file");
+            }
         }
-        // Nothing listens there: what counts is that it is known and reported.
-        let pod = NewPod::scraped("web-0", ([127, 0, 0, 1], 9).into()).printed("shop");
+        // Nothing listens at its address: the test needs a target that is known and reported.
+        let pod = NewPod::scraped("web-0", ([127, 0, 0, 1], 9).into())
+            .label("app", "web")
+            .printed("shop");
         std::fs::write(mounted.join("pods.json"), pod.to_string()).expect("a fresh folder can be written");
         for path in [&mounted, &mounted.join("secret")] {
-            use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own folder");
         }
         let mut command = Command::new(tool("run-image"));
@@ -103,26 +132,16 @@ impl Running {
         if pods {
             command.args(["--env", "METRICS_PROXY_PODS_FILE=/etc/metrics-proxy/pods.json"]);
         }
-        command.args(["--", "--verbose", "--http", ":38813"]);
+        command.arg("--").args(arguments);
         let process =
             Process::spawn("run-image", command, &dir.path().join("log")).with_grace(Duration::from_secs(8));
-        let mut running = Self { process, dir };
-        running
-            .wait(
-                "Pebble answers",
-                |answer| answer.0 == 200,
-                38813,
-                "/v1/health",
-                None,
-            )
-            .await;
-        running
+        Self { process, dir }
     }
 
     /// Pebble's process, as this machine counts.
     fn pebble(&self) -> Option<u32> {
         let mut all = process::descendants(self.process.pid()).into_iter();
-        all.find(|pid| process::command_line(*pid).starts_with(ENTRYPOINT))
+        all.find(|pid| process::command_line(*pid).starts_with(BINARY))
     }
 
     /// A GET in the image's own network.
@@ -228,25 +247,58 @@ impl Running {
 
     /// SIGTERM to Pebble, as the kubelet sends it.
     fn stops(&mut self) {
+        self.terminate();
+        let log = self.process.log();
+        assert!(
+            log.contains("Stopped"),
+            "the program ended by itself, in time: {log}"
+        );
+    }
+
+    fn terminate(&mut self) {
         let pid = self.pebble().expect("Pebble runs");
         let raw = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
         rustix::process::kill_process(raw, Signal::TERM).expect("it runs");
         let status = self.process.wait(Duration::from_secs(8));
         assert!(status.success(), "{status}\n{}", self.process.log_tail());
-        let log = self.process.log();
-        assert!(
-            log.contains("Stopped"),
-            "the program was let end by itself: {log}"
-        );
     }
 }
 
 #[tokio::test]
 async fn the_image_runs_as_root_as_juju_runs_it() {
     root_or_skip!();
-    let mut running = Running::start(&[]).await;
+    let mut running = Running::start(&["--uid", "0"]).await;
     running.does_its_work("/var/lib/pebble/default").await;
     running.stops();
+}
+
+#[tokio::test]
+async fn the_image_runs_as_its_own_user_with_a_secret_of_mode_0440_and_the_default_layers() {
+    root_or_skip!();
+    let mut running = Running::start(&[]).await;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.pebble().expect("it runs")))
+        .expect("its status");
+    assert!(status.contains("Uid:\t584792\t584792"), "{status}");
+    running.does_its_work("/var/lib/pebble/default").await;
+    running.stops();
+}
+
+#[tokio::test]
+async fn arguments_reach_the_program_as_in_the_deployment_of_the_go_program() {
+    root_or_skip!();
+    for (selector, served) in [("--labels=app=web", true), ("--labels=app=other", false)] {
+        let mut running = Running::spawn(&[], &[selector], true);
+        let metrics = running
+            .wait("it serves", |a| a.0 == 200, 15090, "/metrics", None)
+            .await;
+        assert_eq!(
+            metrics.contains("up{k8s_pod_name=\"web-0\""),
+            served,
+            "{selector}: {metrics}"
+        );
+        // Without --verbose Pebble does not pass the program's log on.
+        running.terminate();
+    }
 }
 
 #[tokio::test]
@@ -303,8 +355,9 @@ fn the_image_is_an_oci_image_with_pebble_as_its_entrypoint() {
     let config = blob(&manifest["config"]["digest"]);
     assert_eq!(
         config["config"]["Entrypoint"],
-        serde_json::json!(["/usr/bin/pebble", "enter"])
+        serde_json::json!(["/usr/bin/pebble", "enter", "--args", "metrics-proxy"])
     );
+    assert_eq!(config["config"]["User"], "_daemon_");
     assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(1));
     // buildah runs what is in it, from the image's own layers.
     let container = std::fs::read_to_string(dir.path().join("container")).expect("tools/image wrote it");

@@ -141,7 +141,7 @@ fn plain_spread_knows_every_field() {
 
 #[test]
 fn rockcrafts_own_spread_file_tests_the_artifact() {
-    let project = yaml(&root().join("rock/spread.yaml"));
+    let project = yaml(&root().join("rockcraft-test.yaml"));
     assert_eq!(project["backends"]["craft"]["type"], "craft");
     for suite in project["suites"].as_object().expect("a map").keys() {
         for task in tasks(suite) {
@@ -149,5 +149,51 @@ fn rockcrafts_own_spread_file_tests_the_artifact() {
             let scripts = format!("{}{}", value["prepare"], value["execute"]);
             assert!(scripts.contains("CRAFT_ARTIFACT"), "{}", task.display());
         }
+    }
+}
+
+#[test]
+fn the_model_of_rockcraft_test_accepts_its_file() {
+    const LOAD: &str = "import pathlib, sys\n\
+         from craft_application.models import CraftTestYaml\n\
+         test = CraftTestYaml.from_yaml_file(pathlib.Path(sys.argv[1]))\n\
+         print(*test.suites)\n";
+    let crafts = tool_or_skip!("crafts");
+    let load = |file: &Path| {
+        let output = Command::new(&crafts)
+            .args(["-c", LOAD])
+            .arg(file)
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run {}: {e}", crafts.display()));
+        let printed = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.success(), printed)
+    };
+    let file = root().join("rockcraft-test.yaml");
+    let (accepted, printed) = load(&file);
+    assert!(accepted, "{printed}");
+    assert_eq!(printed.trim(), "spread/rock/");
+    // The field that an earlier version of the file had.
+    let dir = process::fresh_dir();
+    let wrong = dir.path().join("rockcraft-test.yaml");
+    let text = std::fs::read_to_string(&file).expect("the checkout can be read");
+    std::fs::write(&wrong, format!("{text}environment: {{A: b}}\n")).expect("a fresh folder can be written");
+    let (accepted, printed) = load(&wrong);
+    assert!(!accepted && printed.contains("environment"), "{printed}");
+    // rockcraft calls this script with four verbs, and fails where it is missing.
+    for verb in [
+        "backend-prepare",
+        "backend-restore",
+        "backend-prepare-each",
+        "backend-restore-each",
+    ] {
+        let status = Command::new(root().join("spread/.extension"))
+            .args([verb, "lxd-vm"])
+            .status()
+            .unwrap_or_else(|e| panic!("cannot run spread/.extension: {e}"));
+        assert!(status.success(), "{verb}: {status}");
     }
 }
