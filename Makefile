@@ -45,10 +45,11 @@ fuzz: ## Fuzz parse, merge and negotiate, FUZZ_SECONDS (60) each; needs a nightl
 	done
 
 .PHONY: lint
-lint: ## Formatting, clippy and docs, warnings being errors
+lint: ## Formatting, clippy, docs and unused dependencies; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items --quiet
+	"$$(tools/get cargo-machete)"
 
 .PHONY: fmt
 fmt: ## Format the code
