@@ -29,7 +29,7 @@ pub use memory_budget::MemoryBudget;
 use crate::config;
 use crate::targets::{Scheme, Target};
 use client::TargetClient;
-use exposition::{Answer, Exposition, Limits, Pool};
+use exposition::{Exposition, Limits, OutputFormat, Pool};
 
 /// The header in which a scraper sends its timeout.
 pub static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
@@ -94,7 +94,7 @@ impl Scraper {
     pub async fn fan_out(
         self: &Arc<Self>,
         targets: &[Arc<Target>],
-        answer: &Answer,
+        answer: &OutputFormat,
         deadline: Instant,
     ) -> Vec<ScrapeOutcome> {
         let started = Instant::now();

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use exposition::{Answer, Escaping, Format, Limits, Part, Refusal};
+use exposition::{Escaping, Format, Input, Limits, OutputFormat, Refusal};
 
 /// The formats as they are named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -137,7 +137,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
         FormatName::Text => Format::Text,
         FormatName::Openmetrics => Format::OpenMetrics,
     };
-    let answer = Answer::plain(format, args.escaping.into());
+    let answer = OutputFormat::new(format, args.escaping.into());
     let mut refused = Vec::new();
     let mut sources: Vec<(&Source, Vec<u8>)> = args.sources.iter().zip(bodies).collect();
     // As the server orders its targets.
@@ -160,7 +160,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
                 labels.retain(|(other, _)| other != name);
                 labels.push((name.clone(), value.clone()));
             }
-            Part {
+            Input {
                 labels,
                 up: Some(exposition.is_some()),
                 exposition,
@@ -178,7 +178,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
         .iter()
         .map(|(name, refusal)| format!("cannot use what {name} says: {refusal}"))
         .collect();
-    problems.extend(merged.problems().iter().map(ToString::to_string));
+    problems.extend(merged.conflicts().iter().map(ToString::to_string));
     if merged.n_dropped() > 0 {
         problems.push(format!(
             "{} samples left out: their series are there already",

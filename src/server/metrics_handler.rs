@@ -16,14 +16,14 @@ use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
 use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
 use crate::telemetry::Reason;
-use exposition::{Answer, Part};
+use exposition::{Input, OutputFormat};
 
 /// The longest wait, after a scrape, for a pod list that confirms that the pods still own their addresses.
 const CONFIRM_LIMIT: Duration = Duration::from_millis(250);
 
 /// What a request asks for.
 struct MetricsRequest {
-    format: Answer,
+    format: OutputFormat,
     /// It comes from another proxy. Proxies that select each other's pods must not scrape in a circle.
     is_from_proxy: bool,
     deadline: Instant,
@@ -82,7 +82,7 @@ pub(super) async fn handle(state: Arc<AppState>, head: &http::request::Parts) ->
 }
 
 /// Scrapes every target and collects the inputs of the merge.
-async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot) -> Vec<Part> {
+async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot) -> Vec<Input> {
     let began = SystemTime::now();
     let scrapes = state
         .scraper
@@ -104,8 +104,8 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
     inputs
 }
 
-fn input(outcome: ScrapeOutcome) -> Part {
-    Part {
+fn input(outcome: ScrapeOutcome) -> Input {
+    Input {
         labels: outcome.target.labels.clone(),
         up: Some(outcome.result.is_ok()),
         exposition: outcome.result.ok(),
@@ -149,7 +149,7 @@ fn header_text(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
     Some(values.fold(first, |all, next| all + "," + &next))
 }
 
-fn respond(format: &Answer, body: Body) -> Response<Body> {
+fn respond(format: &OutputFormat, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));

@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::AppState;
 use super::response::Body;
 use crate::telemetry::Reason;
-use exposition::{Answer, DeflatedBlock, GzipStream, Part, deflate_block};
+use exposition::{DeflatedBlock, GzipStream, Input, OutputFormat, deflate_block};
 
 /// The size of a chunk: large enough that sending it costs little beside the merge.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -98,7 +98,7 @@ pub(super) struct ResponseStream {
 
 impl ResponseStream {
     /// Starts the merge of `inputs`.
-    pub(super) fn start(in_flight: InFlight, inputs: Vec<Part>, format: Answer) -> Self {
+    pub(super) fn start(in_flight: InFlight, inputs: Vec<Input>, format: OutputFormat) -> Self {
         let (sender, pieces) = mpsc::channel(MAX_WAITING_CHUNKS);
         let encoding = if format.gzip() {
             Encoding::Gzip(Compressor::new())
@@ -219,7 +219,7 @@ impl Compressor {
 }
 
 /// Merges the inputs and sends what the merge writes, until the reader is gone.
-fn merge(state: &AppState, inputs: Vec<Part>, format: &Answer, sender: &mpsc::Sender<Piece>) {
+fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &mpsc::Sender<Piece>) {
     let merged = state.scraper.pool.merge(inputs, format);
     record(state, &merged);
     let mut is_gone = false;
@@ -230,7 +230,11 @@ fn merge(state: &AppState, inputs: Vec<Part>, format: &Answer, sender: &mpsc::Se
     if !is_gone {
         let _ = sender.blocking_send(Piece::End);
     }
-    for exposition in merged.into_parts().into_iter().filter_map(|part| part.exposition) {
+    for exposition in merged
+        .into_inputs()
+        .into_iter()
+        .filter_map(|part| part.exposition)
+    {
         state.scraper.buffers.release(exposition.into_body());
     }
     state.scraper.buffers.end_of_response();
@@ -241,7 +245,7 @@ fn record(state: &AppState, merged: &exposition::Merged) {
     let metrics = &state.telemetry.scrape;
     metrics.duplicates.inc_by(merged.n_dropped() as u64);
     metrics.conflicts.clear();
-    for conflict in merged.problems() {
+    for conflict in merged.conflicts() {
         let reason = conflict.kind.as_str();
         metrics.conflicts.get_or_create(&Reason { reason }).inc();
         tracing::debug!(%conflict, "Targets disagree on a metric family");

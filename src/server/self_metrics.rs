@@ -9,10 +9,10 @@ use tokio::time::timeout_at;
 use super::{AppState, status};
 use crate::scrape::{ScrapeError, ScrapeOutcome};
 use crate::telemetry::TargetSample;
-use exposition::{Exposition, Limits, Part};
+use exposition::{Exposition, Input, Limits};
 
 /// The proxy's own metrics, with a few series for each target of this response.
-pub(super) fn of_proxy(state: &AppState, outcomes: &[ScrapeOutcome]) -> Part {
+pub(super) fn of_proxy(state: &AppState, outcomes: &[ScrapeOutcome]) -> Input {
     let text = state.telemetry.encode_with_targets(target_samples(outcomes));
     let parsed = exposition::parse(
         text.into_bytes(),
@@ -30,7 +30,7 @@ pub(super) fn of_proxy(state: &AppState, outcomes: &[ScrapeOutcome]) -> Part {
 
 /// Pebble's metrics, where they arrive before the deadline. Fetched beside the scrapes, so that a slow Pebble delays
 /// nothing.
-pub(super) async fn of_pebble(state: &AppState, deadline: Instant) -> Option<Part> {
+pub(super) async fn of_pebble(state: &AppState, deadline: Instant) -> Option<Input> {
     let fetched = timeout_at(deadline.into(), state.pebble.as_ref()?.fetch()).await;
     match exposition::parse(fetched.ok()??.into(), None, &Limits::default()) {
         Ok(exposition) => Some(unlabelled(Some(exposition))),
@@ -42,11 +42,11 @@ pub(super) async fn of_pebble(state: &AppState, deadline: Instant) -> Option<Par
 }
 
 /// An input without the labels of a pod and without `up`.
-fn unlabelled(exposition: Option<Exposition>) -> Part {
-    Part {
+fn unlabelled(exposition: Option<Exposition>) -> Input {
+    Input {
         exposition,
         own: true,
-        ..Part::default()
+        ..Input::default()
     }
 }
 

@@ -9,6 +9,9 @@
 
 use crate::syntax::line::{Name, Span};
 
+/// What the names of our own metrics begin with.
+pub(crate) const OUR_PREFIX: &[u8] = b"metrics_proxy_";
+
 /// Types of both formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Type {

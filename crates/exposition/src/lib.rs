@@ -15,6 +15,7 @@ mod merge;
 mod negotiate;
 mod parse;
 mod pool;
+mod relabel;
 mod simd;
 mod syntax;
 mod write;
@@ -24,10 +25,10 @@ use std::fmt;
 use std::sync::LazyLock;
 
 pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
-pub use negotiate::{Answer, Format, negotiate};
+pub use merge::{Conflict, ConflictKind, Input, Merged, merge};
+pub use negotiate::{Format, OutputFormat, negotiate};
 pub use pool::Pool;
 pub use syntax::name::Escaping;
-pub use write::{Merged, merge};
 
 use index::Index;
 use parse::Scratch;
@@ -168,67 +169,6 @@ impl Exposition {
     /// Gives the body back, so that its buffer can be used again.
     pub fn into_body(mut self) -> Vec<u8> {
         std::mem::take(&mut self.body)
-    }
-}
-
-/// What one target contributes to an answer.
-#[derive(Debug, Default)]
-pub struct Part {
-    /// Added to each sample and to `up`; a sample's own label of such a name becomes `exported_<name>`.
-    pub labels: Vec<(String, String)>,
-    /// The value of its `up`; `None` for what is no target.
-    pub up: Option<bool>,
-    /// What it said, if it could be had and read.
-    pub exposition: Option<Exposition>,
-    /// Our own metrics (or Pebble's): may use names that begin `metrics_proxy_`, which others' do not keep.
-    pub own: bool,
-}
-
-/// What targets disagree on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ConflictKind {
-    /// Two types for one family: both are written without one.
-    Type,
-    /// One name claimed by two families: both are written without a type.
-    Name,
-    /// Two help texts: the first is written.
-    Help,
-    /// Two units: none is written.
-    Unit,
-}
-
-impl ConflictKind {
-    /// A word that stays the same between releases.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Type => "type",
-            Self::Name => "name",
-            Self::Help => "help",
-            Self::Unit => "unit",
-        }
-    }
-}
-
-/// One disagreement between targets, settled without losing a sample.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Conflict {
-    /// The family, or the name that two families claim.
-    pub family: String,
-    /// What it is about.
-    pub kind: ConflictKind,
-    /// Who claims what, in words.
-    pub detail: String,
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} conflict over {}: {}",
-            self.kind.as_str(),
-            self.family,
-            self.detail
-        )
     }
 }
 

@@ -1,10 +1,11 @@
-//! What our own client wants, and what we ask targets for on its behalf (core).
+//! What a scraper wants, and what targets are asked for on its behalf.
 //!
-//! Source: exposition.md 3 and 4, whose header table the tests below repeat.
+//! Rules: `response-format`, `quoted-names`, `counter-names` and `bounds` of docs/explanation/merge-rules.md. The tests below
+//! repeat the headers of real clients.
 
 use crate::syntax::name::Escaping;
 
-/// The two formats of an answer.
+/// The two formats that are read and written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// Prometheus text 0.0.4.
@@ -14,95 +15,114 @@ pub enum Format {
     OpenMetrics,
 }
 
-/// How to answer one request, from its headers.
+/// The response to one request: format, escaping of names, compression, and what is special about the scraper.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[allow(
-    clippy::struct_excessive_bools,
-    reason = "traits of a client, each of which it has or has not"
-)]
-pub struct Answer {
+pub struct OutputFormat {
     pub(crate) format: Format,
     pub(crate) escaping: Escaping,
-    /// `escaping=` was asked for, so the Content-Type repeats it.
-    pub(crate) escaping_named: bool,
-    /// Respells `le` and `quantile` by the TYPE above them, as Prometheus 3 does.
-    pub(crate) prometheus_3: bool,
-    /// Prometheus itself, of any version.
-    pub(crate) prometheus: bool,
-    /// Takes an empty `exported_<name>` for taken when it renames a label, as Prometheus 2.42 does; 3 does not.
-    pub(crate) empty_is_taken: bool,
+    /// The request has a parameter `escaping`, so that the Content-Type repeats it.
+    names_escaping: bool,
+    pub(crate) quirks: ClientQuirks,
     gzip: bool,
 }
 
-/// Reads the request headers that decide the answer. Never fails: what cannot be read is ignored, and a client that
-/// asks for nothing gets text 0.0.4, uncompressed, with old names.
-pub fn negotiate(accept: Option<&str>, accept_encoding: Option<&str>, user_agent: Option<&str>) -> Answer {
-    let mut text: Option<Wanted> = None;
-    let mut open_metrics: Option<Wanted> = None;
-    let mut any_escaping = false;
+/// What a scraper does differently from others, as far as a response depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct ClientQuirks {
+    /// It identifies itself as Prometheus, of any version: it accepts what the strict Python parser refuses.
+    pub(crate) is_prometheus: bool,
+    /// It normalizes `le` and `quantile` by the TYPE line above them, as Prometheus 3 does.
+    pub(crate) normalizes_bounds: bool,
+    /// It takes an empty label `exported_<name>` for present when it renames a label, as Prometheus before 2.43 does.
+    pub(crate) empty_label_is_taken: bool,
+}
+
+impl ClientQuirks {
+    /// Prometheus 3 is known by its User-Agent, or by the parameter `escaping`, which collectors that embed it send too.
+    fn of(user_agent: &str, names_escaping: bool) -> Self {
+        let version = user_agent
+            .split_whitespace()
+            .find_map(|product| product.strip_prefix("Prometheus/"));
+        let mut numbers = version
+            .unwrap_or_default()
+            .split('.')
+            .map(|number| number.parse::<u32>().ok());
+        let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
+        // A build without a version is a recent one.
+        let is_3 = version == Some("") || major.is_some_and(|major| major >= 3);
+        Self {
+            is_prometheus: version.is_some(),
+            normalizes_bounds: names_escaping || is_3,
+            empty_label_is_taken: major == Some(2) && minor.is_some_and(|minor| minor < 43),
+        }
+    }
+}
+
+/// Reads the request headers that decide the response. Never fails: what cannot be read is ignored, and a client that
+/// requests nothing gets text 0.0.4, uncompressed, with names of the old character set.
+pub fn negotiate(
+    accept: Option<&str>,
+    accept_encoding: Option<&str>,
+    user_agent: Option<&str>,
+) -> OutputFormat {
+    let mut text: Option<MediaRange> = None;
+    let mut open_metrics: Option<MediaRange> = None;
+    let mut any_names_escaping = false;
     for range in split_outside_quotes(accept.unwrap_or_default(), ',') {
-        let Some(wanted) = parse_range(range) else {
+        let Some(range) = parse_range(range) else {
             continue;
         };
-        any_escaping |= wanted.escaping_named;
-        let best = match wanted.media {
+        any_names_escaping |= range.escaping.is_some();
+        let best = match range.media {
             Media::Text => &mut text,
             Media::OpenMetrics => &mut open_metrics,
             Media::Other => continue,
         };
-        if wanted.quality > 0.0 && best.is_none_or(|best| wanted.quality > best.quality) {
-            *best = Some(wanted);
+        if range.quality > 0.0 && best.is_none_or(|best| range.quality > best.quality) {
+            *best = Some(range);
         }
     }
-    let (format, wanted) = match (text, open_metrics) {
+    let (format, range) = match (text, open_metrics) {
         (Some(text), Some(open)) if text.quality > open.quality => (Format::Text, Some(text)),
         (_, Some(open)) => (Format::OpenMetrics, Some(open)),
         (text, None) => (Format::Text, text),
     };
-    // Prometheus 3.4 and later name the escaping on some of the ranges only; it holds for all that it sends.
-    let escaping = wanted.map_or(Escaping::default(), |wanted| wanted.escaping);
-    let agent = user_agent.unwrap_or_default();
-    let version = agent
-        .split_whitespace()
-        .find_map(|product| product.strip_prefix("Prometheus/"));
-    let mut numbers = version
-        .unwrap_or_default()
-        .split('.')
-        .map(|number| number.parse::<u32>().ok());
-    let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
-    Answer {
+    let escaping = range.and_then(|range| range.escaping);
+    OutputFormat {
         format,
-        escaping,
-        escaping_named: wanted.is_some_and(|wanted| wanted.escaping_named),
-        // A build without a version stamp is one of today.
-        prometheus_3: any_escaping || version == Some("") || major.is_some_and(|major| major >= 3),
-        prometheus: version.is_some(),
-        empty_is_taken: major == Some(2) && minor.is_some_and(|minor| minor < 43),
+        escaping: escaping.unwrap_or_default(),
+        names_escaping: escaping.is_some(),
+        // Prometheus 3.4 and later name the escaping in some of the ranges only.
+        quirks: ClientQuirks::of(user_agent.unwrap_or_default(), any_names_escaping),
         gzip: accepts_gzip(accept_encoding.unwrap_or_default()),
     }
 }
 
-impl Answer {
-    /// An answer of this format for nobody in particular, as the command `merge` writes it.
-    pub fn plain(format: Format, escaping: Escaping) -> Self {
+impl OutputFormat {
+    /// A response for a reader of which nothing is known, as the command `merge` writes it.
+    pub fn new(format: Format, escaping: Escaping) -> Self {
         Self {
             format,
             escaping,
-            escaping_named: escaping != Escaping::default(),
+            names_escaping: escaping != Escaping::default(),
             ..Self::default()
         }
     }
 
-    /// The format that the answer is written in.
+    /// The format that the response is written in.
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The exact Content-Type of the answer.
+    pub(crate) fn is_open_metrics(&self) -> bool {
+        self.format == Format::OpenMetrics
+    }
+
+    /// The exact Content-Type of the response.
     pub fn content_type(&self) -> &'static str {
         macro_rules! with_escaping {
             ($base:literal) => {
-                match (self.escaping_named, self.escaping) {
+                match (self.names_escaping, self.escaping) {
                     (false, _) => $base,
                     (true, Escaping::AllowUtf8) => concat!($base, "; escaping=allow-utf-8"),
                     (true, Escaping::Underscores) => concat!($base, "; escaping=underscores"),
@@ -124,15 +144,14 @@ impl Answer {
         self.gzip
     }
 
-    /// The Accept header for targets: both formats, the client's own first, since some libraries write `le="1"` in
-    /// text and `le="1.0"` in OpenMetrics. The client's escaping is passed on.
+    /// The Accept header for targets: both formats, the scraper's own first, because some libraries write `le="1"` in
+    /// text and `le="1.0"` in OpenMetrics. The scraper's escaping is passed on.
     pub fn target_accept(&self) -> String {
-        let quoted = self
-            .escaping_named
+        let escaping = self
+            .names_escaping
             .then(|| format!(";escaping={}", self.escaping.as_str()));
-        let escaping = quoted.as_deref().unwrap_or_default();
         // Only a client that knows of escaping knows text 1.0.0.
-        let text = |q: &str, q_old: &str| match &quoted {
+        let text = |q: &str, q_old: &str| match &escaping {
             Some(escaping) => {
                 format!("text/plain;version=1.0.0{escaping};q={q},text/plain;version=0.0.4;q={q_old}")
             }
@@ -140,8 +159,9 @@ impl Answer {
         };
         let open_metrics = |q: &str, q_old: &str| {
             format!(
-                "application/openmetrics-text;version=1.0.0{escaping};q={q},\
-                 application/openmetrics-text;version=0.0.1;q={q_old}"
+                "application/openmetrics-text;version=1.0.0{};q={q},\
+                 application/openmetrics-text;version=0.0.1;q={q_old}",
+                escaping.as_deref().unwrap_or_default()
             )
         };
         let (first, second) = match self.format {
@@ -159,24 +179,20 @@ enum Media {
     Other,
 }
 
+/// One range of an Accept header.
 #[derive(Clone, Copy)]
-struct Wanted {
+struct MediaRange {
     media: Media,
     quality: f64,
-    escaping: Escaping,
-    escaping_named: bool,
+    escaping: Option<Escaping>,
 }
 
-fn parse_range(range: &str) -> Option<Wanted> {
+fn parse_range(range: &str) -> Option<MediaRange> {
     let mut pieces = split_outside_quotes(range, ';');
     let media = pieces.next()?.trim();
-    let mut version = String::new();
-    let mut wanted = Wanted {
-        media: Media::Other,
-        quality: 1.0,
-        escaping: Escaping::default(),
-        escaping_named: false,
-    };
+    let mut version = "";
+    let mut quality = 1.0;
+    let mut escaping = None;
     for piece in pieces {
         let Some((key, value)) = piece.split_once('=') else {
             continue;
@@ -184,31 +200,32 @@ fn parse_range(range: &str) -> Option<Wanted> {
         let value = value.trim().trim_matches('"');
         match key.trim().to_ascii_lowercase().as_str() {
             "q" => {
-                // Prometheus 2.49 sends `q=2`; a weight that is none counts as 0.
-                let quality = value.parse::<f64>().ok().filter(|quality| quality.is_finite());
-                wanted.quality = quality.unwrap_or(0.0).clamp(0.0, 1.0);
+                // Prometheus 2.49 sends `q=2`. A weight that is not a number counts as 0.
+                let weight = value.parse::<f64>().ok().filter(|weight| weight.is_finite());
+                quality = weight.unwrap_or(0.0).clamp(0.0, 1.0);
             }
-            "version" => value.clone_into(&mut version),
+            "version" => version = value,
             "escaping" => {
-                wanted.escaping_named = true;
-                wanted.escaping = match value {
+                escaping = Some(match value {
                     "allow-utf-8" => Escaping::AllowUtf8,
                     "dots" => Escaping::Dots,
                     "values" => Escaping::Values,
                     _ => Escaping::Underscores,
-                };
+                });
             }
             _ => {}
         }
     }
-    wanted.media = match media.to_ascii_lowercase().as_str() {
-        "application/openmetrics-text" if matches!(version.as_str(), "" | "1.0.0" | "0.0.1") => {
-            Media::OpenMetrics
-        }
-        "text/plain" if matches!(version.as_str(), "" | "1.0.0" | "0.0.4") => Media::Text,
+    let media = match media.to_ascii_lowercase().as_str() {
+        "application/openmetrics-text" if matches!(version, "" | "1.0.0" | "0.0.1") => Media::OpenMetrics,
+        "text/plain" if matches!(version, "" | "1.0.0" | "0.0.4") => Media::Text,
         _ => Media::Other,
     };
-    Some(wanted)
+    Some(MediaRange {
+        media,
+        quality,
+        escaping,
+    })
 }
 
 fn split_outside_quotes(text: &str, separator: char) -> impl Iterator<Item = &str> {
@@ -246,105 +263,148 @@ mod tests {
     const OM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+    const PROMETHEUS_3_16_ACCEPT: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.7,\
+         application/openmetrics-text;version=0.0.1;q=0.6,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.5,\
+         text/plain;version=0.0.4;q=0.4,*/*;q=0.3";
+
+    const ANYBODY: ClientQuirks = ClientQuirks {
+        is_prometheus: false,
+        normalizes_bounds: false,
+        empty_label_is_taken: false,
+    };
+
+    const PROMETHEUS_3: ClientQuirks = ClientQuirks {
+        is_prometheus: true,
+        normalizes_bounds: true,
+        ..ANYBODY
+    };
+
     #[track_caller]
-    fn check(accept: &str, agent: &str, content_type: &str, prometheus_3: bool) -> Answer {
-        let answer = negotiate(Some(accept), Some("gzip"), Some(agent));
-        assert_eq!(answer.content_type(), content_type);
-        assert_eq!(answer.prometheus_3, prometheus_3);
-        assert!(answer.gzip());
-        answer
+    fn check(accept: &str, agent: &str, content_type: &str, quirks: ClientQuirks) {
+        let format = negotiate(Some(accept), Some("gzip"), Some(agent));
+        assert!(format.gzip());
+        assert_eq!(format.content_type(), content_type);
+        assert_eq!(format.quirks, quirks);
+    }
+
+    fn utf8(base: &str) -> String {
+        format!("{base}; escaping=allow-utf-8")
     }
 
     #[test]
-    fn the_headers_that_clients_send() {
-        let p2 = "Prometheus/2.42.0+ds";
-        let utf8 = |base: &str| format!("{base}; escaping=allow-utf-8");
+    fn prometheus_2_42() {
+        let quirks = ClientQuirks {
+            is_prometheus: true,
+            empty_label_is_taken: true,
+            ..ANYBODY
+        };
+        let accept = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        check(accept, "Prometheus/2.42.0+ds", OM, quirks);
+        // With native histograms.
+        let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,\
+                      application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,\
+                      text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        check(accept, "Prometheus/2.42.0", OM, quirks);
+        // With `scrape_protocols: [PrometheusText0.0.4]`, from 2.49 on.
+        let text = "text/plain;version=0.0.4;q=0.6,*/*;q=0.5";
+        check(text, "Prometheus/2.42.0", TEXT, quirks);
+    }
+
+    #[test]
+    fn prometheus_2_49_sends_a_weight_of_two() {
+        let accept = "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,\
+                      text/plain;version=0.0.4;q=0.3,*/*;q=2";
+        let quirks = ClientQuirks {
+            is_prometheus: true,
+            ..ANYBODY
+        };
+        check(accept, "Prometheus/2.49.0", OM, quirks);
+    }
+
+    #[test]
+    fn prometheus_3_0_repeats_the_escaping() {
+        let accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                      application/openmetrics-text;version=0.0.1;escaping=allow-utf-8;q=0.5,\
+                      text/plain;version=1.0.0;escaping=allow-utf-8;escaping=allow-utf-8;q=0.4,\
+                      text/plain;version=0.0.4;escaping=allow-utf-8;q=0.3,*/*;q=0.2";
+        check(accept, "Prometheus/3.0.0", &utf8(OM), PROMETHEUS_3);
+    }
+
+    #[test]
+    fn prometheus_3_16() {
         check(
-            "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            p2,
-            OM,
-            false,
-        );
-        check(
-            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,application/openmetrics-text;version=1.0.0;q=0.8,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-            p2,
-            OM,
-            false,
-        );
-        check(
-            "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=2",
-            "Prometheus/2.49.0",
-            OM,
-            false,
-        );
-        check(
-            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;escaping=allow-utf-8;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;escaping=allow-utf-8;q=0.3,*/*;q=0.2",
-            "Prometheus/3.0.0",
+            PROMETHEUS_3_16_ACCEPT,
+            "Prometheus/3.16.0",
             &utf8(OM),
-            true,
+            PROMETHEUS_3,
         );
-        check(
-            "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-            "otelcol-contrib/0.130",
-            &utf8(OM),
-            true,
-        );
-        check(
-            "application/openmetrics-text;version=1.0.0;escaping=underscores;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=underscores;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
-            "Prometheus/3.7.3",
-            &format!("{OM}; escaping=underscores"),
-            true,
-        );
-        check(
-            "text/plain;version=0.0.4;q=0.6,*/*;q=0.5",
-            "Prometheus/3.7.3",
-            TEXT,
-            true,
-        );
-        check(
-            "text/plain;version=0.0.4;q=0.6,*/*;q=0.5",
-            "Prometheus/",
-            TEXT,
-            true,
-        );
-        check("text/plain;version=0.0.4;q=0.6,*/*;q=0.5", p2, TEXT, false);
+        // With `metric_name_validation_scheme: legacy`.
+        let legacy = PROMETHEUS_3_16_ACCEPT.replace("allow-utf-8", "underscores");
+        let content_type = format!("{OM}; escaping=underscores");
+        check(&legacy, "Prometheus/3.16.0", &content_type, PROMETHEUS_3);
+        // With `scrape_protocols: [PrometheusText0.0.4]`: no escaping, so that only the User-Agent tells it from 2.
+        let text = "text/plain;version=0.0.4;q=0.7,*/*;q=0.6";
+        check(text, "Prometheus/3.16.0", TEXT, PROMETHEUS_3);
+        // A build without a version.
+        check(text, "Prometheus/", TEXT, PROMETHEUS_3);
+    }
+
+    #[test]
+    fn opentelemetry_collector_embeds_prometheus_3() {
+        let quirks = ClientQuirks {
+            normalizes_bounds: true,
+            ..ANYBODY
+        };
+        check(PROMETHEUS_3_16_ACCEPT, "otelcol-contrib/0.130", &utf8(OM), quirks);
+    }
+
+    #[test]
+    fn vmagent() {
         check(
             "text/plain;version=0.0.4;q=1,*/*;q=0.1",
             "vm_promscrape",
             TEXT,
-            false,
-        );
-        check("*/*", "curl/8", TEXT, false);
-        check(
-            "text/plain;version=1.0.0;escaping=allow-utf-8",
-            "x",
-            &utf8(TEXT),
-            true,
-        );
-        check("application/openmetrics-text", "x", OM, false);
-        check("application/openmetrics-text;version=2.0.0", "x", TEXT, false);
-        check(
-            "application/openmetrics-text;q=0, text/plain;q=0.1",
-            "x",
-            TEXT,
-            false,
-        );
-        check(
-            "text/plain;q=nonsense, application/openmetrics-text;q=0.1;x=\"a,b;q=0\"",
-            "x",
-            OM,
-            false,
-        );
-        check(",;;=,text/plain;;q", "x", TEXT, false);
-        let none = negotiate(None, None, None);
-        assert_eq!(
-            (none.content_type(), none.gzip(), none.prometheus),
-            (TEXT, false, false)
+            ANYBODY,
         );
     }
 
     #[test]
-    fn targets_are_asked_in_the_clients_own_order() {
+    fn curl_and_probes() {
+        check("*/*", "curl/8", TEXT, ANYBODY);
+        let format = negotiate(None, None, None);
+        assert_eq!((format.content_type(), format.gzip()), (TEXT, false));
+        assert_eq!(format.quirks, ClientQuirks::default());
+    }
+
+    #[test]
+    fn accept_headers_are_read_by_their_weights_and_versions() {
+        let quirks = ClientQuirks {
+            normalizes_bounds: true,
+            ..ANYBODY
+        };
+        check(
+            "text/plain;version=1.0.0;escaping=allow-utf-8",
+            "x",
+            &utf8(TEXT),
+            quirks,
+        );
+        for (accept, content_type) in [
+            ("application/openmetrics-text", OM),
+            ("application/openmetrics-text;version=2.0.0", TEXT),
+            ("application/openmetrics-text;q=0, text/plain;q=0.1", TEXT),
+            (
+                "text/plain;q=nonsense, application/openmetrics-text;q=0.1;x=\"a,b;q=0\"",
+                OM,
+            ),
+            (",;;=,text/plain;;q", TEXT),
+        ] {
+            check(accept, "x", content_type, ANYBODY);
+        }
+    }
+
+    #[test]
+    fn targets_are_asked_in_the_order_of_the_client() {
         let vmagent = negotiate(Some("text/plain;version=0.0.4;q=1,*/*;q=0.1"), None, None).target_accept();
         assert_eq!(
             vmagent,
@@ -361,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_for_those_who_ask() {
+    fn gzip_is_sent_to_clients_that_accept_it() {
         for (header, expect) in [
             ("gzip", true),
             ("GZIP;q=1", true),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::index::Index;
 use crate::parse::Scratch;
-use crate::{Answer, Exposition, Limits, Merged, Part, Refusal};
+use crate::{Exposition, Limits, Refusal};
 
 /// Parses and merges as the free functions do, with buffers that are used again. Cheap to clone; clones share them.
 #[derive(Debug, Clone)]
@@ -70,13 +70,6 @@ impl Pool {
                 Err(refusal)
             }
         }
-    }
-
-    /// As [`merge`](crate::merge()). Chunks are written into buffers that were given back.
-    pub fn merge(&self, parts: Vec<Part>, answer: &Answer) -> Merged {
-        let mut merged = crate::merge(parts, answer);
-        merged.pool = Some(self.clone());
-        merged
     }
 
     /// Takes a chunk back that [`Merged::write`] gave, for the next one.

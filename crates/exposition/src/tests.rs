@@ -1,4 +1,4 @@
-//! The rows of exposition.md 1 and 2 and the rules of section 5, each named after what it shows.
+//! What is read and how it is written (`formats`), and the merge rules (`rules`), as text in and text out.
 
 mod formats;
 mod rules;
@@ -10,16 +10,16 @@ pub(super) const P2: &str = "Prometheus/2.42.0";
 pub(super) const P3: &str = "Prometheus/3.7.3";
 
 /// An answer in text for a client that is nobody in particular.
-pub(super) fn text() -> Answer {
-    Answer::plain(Format::Text, Escaping::Underscores)
+pub(super) fn text() -> OutputFormat {
+    OutputFormat::new(Format::Text, Escaping::Underscores)
 }
 
-pub(super) fn open_metrics() -> Answer {
-    Answer::plain(Format::OpenMetrics, Escaping::Underscores)
+pub(super) fn open_metrics() -> OutputFormat {
+    OutputFormat::new(Format::OpenMetrics, Escaping::Underscores)
 }
 
 /// What a Prometheus of this User-Agent gets; 3 says `escaping=allow-utf-8`.
-pub(super) fn prometheus(agent: &str, format: Format) -> Answer {
+pub(super) fn prometheus(agent: &str, format: Format) -> OutputFormat {
     let escaping = if agent == P3 { ";escaping=allow-utf-8" } else { "" };
     let accept = match format {
         Format::Text => format!("text/plain;version=0.0.4{escaping}"),
@@ -40,14 +40,14 @@ pub(super) fn parsed(body: &str) -> Exposition {
 }
 
 /// One part per body: `pod="a"`, `pod="b"`, … and its `up`. A body that is refused is a target that is down.
-pub(super) fn targets(bodies: &[&str]) -> Vec<Part> {
+pub(super) fn targets(bodies: &[&str]) -> Vec<Input> {
     bodies
         .iter()
         .zip('a'..)
         .map(|(body, pod)| {
             let content_type = body.ends_with("# EOF\n").then_some(OM);
             let exposition = parse(body.as_bytes().to_vec(), content_type, &Limits::default()).ok();
-            Part {
+            Input {
                 labels: vec![("pod".to_owned(), pod.to_string())],
                 up: Some(exposition.is_some()),
                 exposition,
@@ -67,13 +67,13 @@ pub(super) fn written(merged: &Merged) -> String {
 }
 
 /// The answer for bare bodies: no labels, no `up`.
-pub(super) fn passed(bodies: &[&str], answer: &Answer) -> String {
+pub(super) fn passed(bodies: &[&str], answer: &OutputFormat) -> String {
     let parts = bodies
         .iter()
-        .map(|body| Part {
+        .map(|body| Input {
             exposition: Some(parsed(body)),
             own: true,
-            ..Part::default()
+            ..Input::default()
         })
         .collect();
     written(&merge(parts, answer))
@@ -81,7 +81,7 @@ pub(super) fn passed(bodies: &[&str], answer: &Answer) -> String {
 
 /// Merges targets and compares what is written after the `up` family.
 #[track_caller]
-pub(super) fn check(bodies: &[&str], answer: &Answer, expect: &str) -> Merged {
+pub(super) fn check(bodies: &[&str], answer: &OutputFormat, expect: &str) -> Merged {
     let merged = merge(targets(bodies), answer);
     let got = written(&merged);
     let rest: String = got

@@ -155,7 +155,7 @@ fn the_reference_parsers_take_the_goldens() {
     let _python = tool_or_skip!("python");
     let cases: Vec<(Format, String)> = goldens(&goldens_folder())
         .into_iter()
-        // A counter without `_total` is Prometheus' own affair (rule 12).
+        // A counter without `_total` is a matter between it and Prometheus (rule `counter-names`).
         .filter(|golden| golden.client == Client::Anybody || golden.format == Format::Text)
         .map(|golden| (golden.format, golden.text))
         .collect();

@@ -25,7 +25,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use exposition::{Answer, Limits, Part, Pool, negotiate};
+use exposition::{Input, Limits, OutputFormat, Pool, negotiate};
 
 const ROUNDS: usize = 11;
 
@@ -192,16 +192,16 @@ struct Scrape {
 
 fn scrape(
     pool: &Pool,
-    answer: &Answer,
+    answer: &OutputFormat,
     bodies: Vec<Vec<u8>>,
     chunk_bytes: usize,
     mut seen: impl FnMut(&[u8]),
 ) -> Scrape {
     let start = Instant::now();
-    let parts: Vec<Part> = bodies
+    let parts: Vec<Input> = bodies
         .into_iter()
         .enumerate()
-        .map(|(index, body)| Part {
+        .map(|(index, body)| Input {
             labels: vec![
                 ("k8s_pod_name".to_owned(), format!("istiod-7d4f9c6b5-{index:05}")),
                 ("k8s_namespace".to_owned(), "istio-system-of-the-model".to_owned()),
@@ -224,7 +224,10 @@ fn scrape(
     });
     let written = Instant::now();
     let n_samples = merged.n_samples();
-    let exposed = merged.into_parts().into_iter().filter_map(|part| part.exposition);
+    let exposed = merged
+        .into_inputs()
+        .into_iter()
+        .filter_map(|part| part.exposition);
     Scrape {
         parse: parsed.seconds_since(start),
         merge: planned.seconds_since(parsed),

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use exposition::{Answer, Format, Limits, Part, merge, negotiate, parse};
+use exposition::{OutputFormat, Format, Limits, Input, merge, negotiate, parse};
 use libfuzzer_sys::fuzz_target;
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -34,13 +34,13 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn answered(bodies: &[&[u8]], answer: &Answer) -> (Vec<u8>, usize) {
+fn answered(bodies: &[&[u8]], answer: &OutputFormat) -> (Vec<u8>, usize) {
     let parts = bodies
         .iter()
         .enumerate()
         .map(|(index, body)| {
             let exposition = parse(body.to_vec(), None, &Limits::default()).ok();
-            Part {
+            Input {
                 labels: vec![
                     ("pod".to_owned(), index.to_string()),
                     ("le".to_owned(), "\\\"\n".to_owned()),

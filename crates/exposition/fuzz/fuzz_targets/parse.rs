@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use exposition::{Answer, Escaping, Exposition, Format, Limits, Part, merge, parse};
+use exposition::{OutputFormat, Escaping, Exposition, Format, Limits, Input, merge, parse};
 use libfuzzer_sys::fuzz_target;
 
 const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -38,13 +38,13 @@ fn round_trip(exposition: Exposition) {
 }
 
 fn write(exposition: Exposition, format: Format) -> Vec<u8> {
-    let part = Part {
+    let part = Input {
         exposition: Some(exposition),
         own: true,
-        ..Part::default()
+        ..Input::default()
     };
     let mut out = Vec::new();
-    merge(vec![part], &Answer::plain(format, Escaping::AllowUtf8)).write(1 << 16, &mut |chunk| {
+    merge(vec![part], &OutputFormat::new(format, Escaping::AllowUtf8)).write(1 << 16, &mut |chunk| {
         out.extend_from_slice(&chunk);
         true
     });

@@ -1,325 +1,238 @@
-//! Whether a family's samples can be written to OpenMetrics in the order in which they came (core).
+//! The order of a family's samples in OpenMetrics (rule `metric-order`).
 //!
-//! Metric by metric, buckets ascending: that is how nearly every exporter writes them, and seeing that it is so takes a
-//! comparison of bytes. Only what this cannot vouch for is taken apart and sorted, in `dedup`, which costs some twenty
-//! times as much.
+//! OpenMetrics wants the samples of a metric together and its buckets ascending. Nearly every exporter writes them so, and
+//! [`is_in_order`] sees that by comparing bytes. What it cannot prove goes to [`sort_samples`], which parses each line and
+//! costs about twenty times as much.
 
-use std::collections::HashSet;
-use std::hash::BuildHasher as _;
+use std::cmp::Ordering;
 
-use crate::index::{Group, Sample, Suffix, Type};
-use crate::merge::plan::{Entry, Family};
-use crate::syntax::{name, number};
-use crate::{Exposition, Part};
+use super::duplicates::Domains;
+use super::family::{self, Contribution, OutputFamily};
+use super::in_order::is_in_order;
+use super::plan::Plan;
+use super::series_key::{KeyMaker, SeriesKey, SeriesMap, distinguishing_label, sample_time};
+use super::source;
+use crate::Input;
+use crate::index::{Suffix, Type};
+use crate::negotiate::OutputFormat;
+use crate::relabel::{self, BoundChanges};
+use crate::syntax::line::Line;
+use crate::syntax::number;
 
-/// Whether the samples of `entry` come metric by metric, each metric once, its buckets ascending. `false` says nothing.
-pub(crate) fn comes_in_order(part: &Part, family: &Family, entry: &Entry) -> bool {
-    let Some(exposition) = &part.exposition else {
-        return true;
-    };
-    let index = &exposition.index;
-    let group = &index.groups[entry.group as usize];
-    let bound: &[u8] = match family.kind {
-        Type::Histogram | Type::GaugeHistogram => b"le",
-        Type::Summary => b"quantile",
-        _ => return false,
-    };
-    if index.uncertain
-        || index.has_timestamps
-        || group.kind != Some(family.kind)
-        || group.name.quoted
-        || entry.suffixes != entry.all_suffixes
-        || part.labels.iter().any(|(label, _)| label.as_bytes() == bound)
+/// The order in which the samples of some contributions to a family are written, where it is not that of the bodies.
+#[derive(Debug)]
+pub(crate) struct ExplicitOrder {
+    /// The family, by its position in the plan.
+    pub(crate) family: usize,
+    /// The first of the contributions, by its position in the plan.
+    pub(crate) first: usize,
+    pub(crate) n_contributions: usize,
+    pub(crate) samples: Vec<SamplePosition>,
+}
+
+/// Where a sample is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SamplePosition {
+    /// The contribution, counted from the first one of the order.
+    pub(crate) contribution: u32,
+    /// The run, by its position in the run order of the index.
+    pub(crate) run: u32,
+    pub(crate) sample: u32,
+}
+
+/// Brings the contributions that may hold the same metric together in each family, and finds out which of them must be
+/// written in another order.
+pub(super) fn order_metrics(
+    inputs: &[Input],
+    domains: &Domains,
+    plan: &mut Plan,
+    format: &OutputFormat,
+) -> Vec<ExplicitOrder> {
+    let mut orders = Vec::new();
+    for family in 0..plan.families.len() {
+        let range = plan.families[family].contributions.clone();
+        // Domains are numbered by their first input, so that only inputs which share one are moved.
+        plan.contributions[range.clone()].sort_by_key(|contribution| domains.of(contribution.input));
+        let mut first = range.start;
+        let same_domain = |a: &Contribution, b: &Contribution| domains.of(a.input) == domains.of(b.input);
+        for contributions in plan.contributions[range].chunk_by(same_domain) {
+            if let Some(samples) = metric_order(inputs, plan, &plan.families[family], contributions, format) {
+                orders.push(ExplicitOrder {
+                    family,
+                    first,
+                    n_contributions: contributions.len(),
+                    samples,
+                });
+            }
+            first += contributions.len();
+        }
+    }
+    orders
+}
+
+/// The order of the samples of these contributions; `None` if they can be written as they are.
+fn metric_order(
+    inputs: &[Input],
+    plan: &Plan,
+    family: &OutputFamily,
+    contributions: &[Contribution],
+    format: &OutputFormat,
+) -> Option<Vec<SamplePosition>> {
+    if let [contribution] = contributions
+        && is_in_order(&inputs[contribution.input as usize], family.kind, contribution)
     {
-        return false;
+        return None;
     }
-    let mut look = Look {
-        exposition,
-        group,
-        bound,
-        sorted: family.kind != Type::Summary,
-        with: None,
-        without: None,
-        endings: Vec::new(),
-        metric: None,
-        n_bounds: 0,
-        rank: f64::NEG_INFINITY,
-        metrics: HashSet::default(),
+    sort_samples(inputs, plan, family, contributions, format)
+}
+
+/// Where a sample stands among the samples of its family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct SortKey {
+    /// Metrics are numbered in the order of their first samples.
+    metric: u32,
+    /// Milliseconds. A sample without a timestamp stays behind the one before it in its metric.
+    time: i64,
+    rank: Rank,
+}
+
+impl SortKey {
+    /// The point of a metric that the sample belongs to.
+    fn point(&self) -> (u32, i64) {
+        (self.metric, self.time)
+    }
+}
+
+/// Where a sample stands within its metric. Samples of one rank keep their order.
+#[derive(Debug, Clone, Copy)]
+enum Rank {
+    /// A bucket, by its bound, which is not NaN. In other families all samples have one bound.
+    Bucket(f64),
+    /// The sum and the count of a histogram.
+    AfterBuckets,
+}
+
+impl Ord for Rank {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Bucket(a), Self::Bucket(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
+            (Self::Bucket(_), Self::AfterBuckets) => Ordering::Less,
+            (Self::AfterBuckets, Self::Bucket(_)) => Ordering::Greater,
+            (Self::AfterBuckets, Self::AfterBuckets) => Ordering::Equal,
+        }
+    }
+}
+
+impl PartialOrd for Rank {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Rank {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Rank {}
+
+/// Whether the samples of a family can come in a wrong order at all.
+fn needs_order(inputs: &[Input], kind: Type, contributions: &[Contribution]) -> bool {
+    let has_bounds = matches!(
+        kind,
+        Type::Histogram | Type::GaugeHistogram | Type::Summary | Type::StateSet
+    );
+    let may_be_split = |contribution: &Contribution| {
+        let exposition = inputs[contribution.input as usize].exposition.as_ref();
+        exposition.is_some_and(|exposition| {
+            exposition.index.uncertain || contribution.all_suffixes.has(Suffix::Created)
+        })
     };
-    index.group_runs(group).all(|run| {
-        index.samples[run.first as usize..][..run.len as usize]
-            .iter()
-            .filter(|sample| !sample.has(Sample::DROPPED))
-            .all(|sample| look.takes(*sample))
-    })
+    has_bounds || contributions.len() > 1 || contributions.iter().any(may_be_split)
 }
 
-/// In place of a shape: no labels at all.
-const NO_LABELS: usize = usize::MAX;
-
-/// What is known of the samples so far.
-struct Look<'a> {
-    exposition: &'a Exposition,
-    group: &'a Group,
-    bound: &'a [u8],
-    /// Bounds must ascend.
-    sorted: bool,
-    /// The shape of samples that carry a bound, which is their last label, and that of those that do not. One each, and
-    /// otherwise alike: then labels are equal where their bytes are.
-    with: Option<usize>,
-    without: Option<usize>,
-    /// The bounds of a metric as they are written, with their label, and their numbers.
-    endings: Vec<(&'a [u8], f64)>,
-    /// The labels of the current metric.
-    metric: Option<&'a [u8]>,
-    n_bounds: usize,
-    rank: f64,
-    /// Hashes of the metrics so far. Two that fall together are taken for one that comes again, and looked at closely.
-    metrics: HashSet<u64, foldhash::fast::RandomState>,
-}
-
-impl<'a> Look<'a> {
-    /// Takes the next sample in; `false` where it does not fit.
-    fn takes(&mut self, sample: Sample) -> bool {
-        if sample.has(Sample::ODD) {
-            return false;
-        }
-        let body: &'a [u8] = &self.exposition.body;
-        let text = &body[sample.start as usize..sample.series_end as usize];
-        let name_len = name::metric_name_len(text);
-        let labels = &text[name_len..];
-        let suffix_len = name_len - self.group.name.span.len().min(name_len);
-        let carries = if self.sorted {
-            text[..name_len].ends_with(Suffix::Bucket.as_str().as_bytes())
-                && suffix_len == Suffix::Bucket.as_str().len()
-        } else {
-            suffix_len == 0
-        };
-        let shape = if sample.has(Sample::LABELS) {
-            sample.shape()
-        } else {
-            NO_LABELS
-        };
-        if !self.fits(shape, carries) {
-            return false;
-        }
-        let Some((metric, rank)) = (if carries {
-            self.split(labels)
-        } else {
-            Some((labels, f64::NEG_INFINITY))
-        }) else {
-            return false;
-        };
-        if self.metric != Some(metric) {
-            if !self.metrics.insert(self.metrics.hasher().hash_one(metric)) {
-                return false;
-            }
-            self.metric = Some(metric);
-            self.n_bounds = 0;
-            self.rank = f64::NEG_INFINITY;
-        }
-        if carries {
-            self.n_bounds += 1;
-            if self.sorted && rank < self.rank {
-                return false;
-            }
-            self.rank = rank;
-        }
-        true
+/// Finds the order by parsing each line; `None` if the samples can be written as they are.
+pub(super) fn sort_samples(
+    inputs: &[Input],
+    plan: &Plan,
+    family: &OutputFamily,
+    contributions: &[Contribution],
+    format: &OutputFormat,
+) -> Option<Vec<SamplePosition>> {
+    if !needs_order(inputs, family.kind, contributions) {
+        return None;
     }
-
-    /// Whether all samples have one shape, or two of which one has the bound behind the other's labels.
-    fn fits(&mut self, shape: usize, carries: bool) -> bool {
-        let known = if carries {
-            &mut self.with
-        } else {
-            &mut self.without
-        };
-        match known.replace(shape) {
-            Some(before) => return before == shape,
-            None if carries && shape == NO_LABELS => return false,
-            None => {}
-        }
-        let body = &self.exposition.body;
-        let names = |shape: usize| {
-            self.exposition
-                .index
-                .shape_names(shape)
-                .iter()
-                .map(|span| span.of(body))
-        };
-        let Some(with) = self.with else {
-            return true;
-        };
-        let mut others = names(with);
-        others.next_back() == Some(self.bound)
-            && match self.without {
-                None => true,
-                Some(NO_LABELS) => others.next().is_none(),
-                Some(without) => others.eq(names(without)),
-            }
-    }
-
-    /// The labels of a metric, and its bound's number; `None` for a bound that needs a closer look.
-    fn split(&mut self, labels: &'a [u8]) -> Option<(&'a [u8], f64)> {
-        // The bounds of one metric are those of the next.
-        for place in [self.n_bounds, 0] {
-            if let Some(&(ending, rank)) = self.endings.get(place)
-                && let Some(metric) = labels.strip_suffix(ending)
-            {
-                return Some((metric, rank));
-            }
-        }
-        let inside = labels.strip_suffix(b"\"")?;
-        let quote = memchr::memrchr(b'"', inside)?;
-        let value = &inside[quote + 1..];
-        let (_, metric) = inside[..quote]
-            .strip_suffix(b"=")?
-            .strip_suffix(self.bound)?
-            .split_last()?;
-        if value.contains(&b'\\') {
-            return None;
-        }
-        let rank = number::parse_float(value).unwrap_or(f64::INFINITY);
-        if self.endings.len() == self.n_bounds && self.n_bounds < MAX_ENDINGS {
-            self.endings.push((&labels[metric.len()..], rank));
-        }
-        Some((metric, rank))
-    }
-}
-
-/// Bounds that are remembered: more than most histograms have.
-const MAX_ENDINGS: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::merge;
-    use crate::merge::plan;
-    use crate::tests::{open_metrics, targets, written};
-
-    /// Whether each family that could need sorting comes in order at first sight. Merging compares that with the slow way.
-    fn in_order(body: &str) -> Vec<bool> {
-        let parts = targets(&[body]);
-        let (families, _) = plan::plan(&parts, &open_metrics());
-        let found = families
-            .iter()
-            .filter(|family| matches!(family.kind, Type::Histogram | Type::Summary))
-            .map(|family| comes_in_order(&parts[0], family, &family.entries[0]))
-            .collect();
-        assert!(!written(&merge(parts, &open_metrics())).is_empty());
-        found
-    }
-
-    #[track_caller]
-    fn check(lines: &[&str], expect: bool) {
-        let body = format!("# TYPE h histogram\n# TYPE s summary\n{}\n", lines.join("\n"));
-        assert_eq!(in_order(&body), [expect], "{body}");
-    }
-
-    #[test]
-    fn what_exporters_write_is_in_order() {
-        check(
-            &[
-                r#"h_bucket{le="1"} 1"#,
-                r#"h_bucket{le="+Inf"} 1"#,
-                "h_sum 1",
-                "h_count 1",
-            ],
-            true,
-        );
-        check(
-            &[
-                r#"h_bucket{a="1",le="1"} 1"#,
-                r#"h_bucket{a="1",le="2.5"} 1"#,
-                r#"h_bucket{a="1",le="10"} 1"#,
-                r#"h_sum{a="1"} 1"#,
-                r#"h_count{a="1"} 1"#,
-                r#"h_bucket{a="2",le="1"} 1"#,
-                r#"h_bucket{a="2",le="3"} 1"#,
-                r#"h_bucket{a="2",le="+Inf"} 1"#,
-                r#"h_sum{a="2"} 1"#,
-                r#"h_bucket{a="3",le="0.5"} 1"#,
-            ],
-            true,
-        );
-        check(
-            &[
-                r#"h_sum{a="1"} 1"#,
-                r#"h_count{a="1"} 1"#,
-                r#"h_bucket{a="1",le="1"} 1"#,
-            ],
-            true,
-        );
-        check(
-            &[
-                r#"s{a="1",quantile="0.9"} 1"#,
-                r#"s{a="1",quantile="0.5"} 1"#,
-                r#"s_sum{a="1"} 1"#,
-            ],
-            true,
-        );
-    }
-
-    #[test]
-    fn what_needs_a_closer_look_gets_one() {
-        for lines in [
-            &[r#"h_bucket{le="2"} 1"#, r#"h_bucket{le="1"} 1"#][..],
-            &[
-                r#"h_bucket{a="1",le="1"} 1"#,
-                r#"h_bucket{a="2",le="1"} 1"#,
-                r#"h_bucket{a="1",le="2"} 1"#,
-            ],
-            &[
-                r#"h_bucket{a="1",le="1"} 1"#,
-                r#"h_bucket{a="2",le="1"} 1"#,
-                r#"h_sum{a="1"} 1"#,
-            ],
-            &[r#"h_bucket{a="1",b="2",le="1"} 1"#, r#"h_sum{b="2",a="1"} 1"#],
-            &[r#"h_bucket{le="1",a="1"} 1"#, r#"h_sum{a="1"} 1"#],
-            &[r#"h_bucket{a="1",le="1"} 1"#, "h_sum 1"],
-            &[r#"h_bucket{le="1"} 1"#, r#"h_sum{a="1"} 1"#],
-            &[r#"h_bucket{a="1",le="1"} 1"#, r#"h_bucket{b="1",le="1"} 1"#],
-            &[r#"h_bucket{le="1"} 1 5"#],
-            &[r#"h_bucket{le="\\"} 1"#],
-            &[r#"h_bucket{ le="1"} 1"#],
-            &[r#"h_bucket{a="",le="1"} 1"#, r#"h_bucket{le="1",a="2"} 1"#],
-        ] {
-            check(lines, false);
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// Merging asserts that nothing in order at first sight would be sorted.
-        #[test]
-        fn the_first_sight_is_never_wrong(
-            lines in prop::collection::vec((0_usize..4, 0_usize..6, 0_usize..6, any::<bool>()), 1..14),
-        ) {
-            let mut body = String::from("# TYPE h histogram\n# TYPE s summary\n");
-            for (name, labels, bound, back) in lines {
-                let labels = ["", r#"a="1""#, r#"a="2""#, r#"a="1",b="""#, r#"b="1",a="1""#, r#"a="le=""#][labels];
-                let bound = ["1", "2.5", "10", "+Inf", "1.0", "x"][bound];
-                let (name, bound) = [
-                    ("h_bucket", format!("le=\"{bound}\"")),
-                    ("h_sum", String::new()),
-                    ("h_count", String::new()),
-                    ("s", format!("quantile=\"{bound}\"")),
-                ][name].clone();
-                let mut all = [labels, &bound];
-                if back {
-                    all.reverse();
+    let family_name = plan.names.get(family.name);
+    let keys = KeyMaker::default();
+    let mut line = Line::default();
+    let mut metrics = Metrics::default();
+    let mut samples: Vec<(SortKey, SamplePosition)> = Vec::new();
+    for (contribution_id, contribution) in (0_u32..).zip(contributions) {
+        let input = &inputs[contribution.input as usize];
+        source::visit_samples(input, contribution, &mut line, |visited, line| {
+            let body = &visited.exposition.body;
+            let mut labels = relabel::relabel(body, line, &input.labels, format, BoundChanges::default());
+            let name = family::output_name(input, &line.name.decode(body), format);
+            let own = distinguishing_label(family.kind, family_name, &name);
+            let mut bound = None;
+            labels.retain(|(name, value)| {
+                let is_bound = **name == *own;
+                if is_bound {
+                    bound = Some(number::parse_float(&value.decode()).unwrap_or(f64::INFINITY));
                 }
-                let all: Vec<&str> = all.into_iter().filter(|part| !part.is_empty()).collect();
-                body += &match all.join(",") {
-                    none if none.is_empty() => format!("{name} 1\n"),
-                    all => format!("{name}{{{all}}} 1\n"),
-                };
-            }
-            in_order(&body);
-        }
+                !is_bound
+            });
+            let time = sample_time(visited.exposition, line, format).ok().flatten();
+            let (metric, time) = metrics.add(keys.metric(labels), time);
+            let rank = rank(family.kind, bound);
+            let position = SamplePosition {
+                contribution: contribution_id,
+                run: visited.run_position,
+                sample: visited.id,
+            };
+            samples.push((SortKey { metric, time, rank }, position));
+            true
+        });
     }
+    if let [_] = contributions
+        && is_sorted(&samples)
+    {
+        return None;
+    }
+    samples.sort_by_key(|(key, _)| *key);
+    Some(samples.into_iter().map(|(_, position)| position).collect())
+}
+
+/// The metrics of a family: their numbers, and the time of their last samples.
+#[derive(Default)]
+struct Metrics(SeriesMap<(u32, i64)>);
+
+impl Metrics {
+    /// The number of a metric, and the time by which its next sample is sorted.
+    fn add(&mut self, metric: SeriesKey, time: Option<i64>) -> (u32, i64) {
+        let next = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let (number, last) = self.0.entry(metric).or_insert((next, i64::MIN));
+        *last = time.unwrap_or(*last);
+        (*number, *last)
+    }
+}
+
+fn rank(kind: Type, bound: Option<f64>) -> Rank {
+    match (kind, bound) {
+        (Type::Histogram | Type::GaugeHistogram, Some(bound)) if !bound.is_nan() => Rank::Bucket(bound),
+        (Type::Histogram | Type::GaugeHistogram, _) => Rank::AfterBuckets,
+        // Quantiles and states keep the order in which the target writes them.
+        _ => Rank::Bucket(0.0),
+    }
+}
+
+/// Whether the samples can be written as they are: metric by metric, and the buckets of each ascending. The sum and the
+/// count may also stand before the buckets or between them.
+fn is_sorted(samples: &[(SortKey, SamplePosition)]) -> bool {
+    let buckets = samples
+        .iter()
+        .map(|(key, _)| key)
+        .filter(|key| key.rank != Rank::AfterBuckets);
+    samples.is_sorted_by_key(|(key, _)| key.point()) && buckets.is_sorted()
 }

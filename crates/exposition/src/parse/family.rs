@@ -2,8 +2,7 @@
 
 use super::scan::{absorb, hash_names, narrow, quoted_end, same, same_names};
 use super::{FRESH, Known, NONE, Parser, Scratch, Stop, Utf8, stop};
-use crate::index::{Ambient, Group, Sample, Shape, Suffix, Suffixes, Type};
-use crate::merge::plan::OUR_PREFIX;
+use crate::index::{Ambient, Group, OUR_PREFIX, Sample, Shape, Suffix, Suffixes, Type};
 use crate::syntax::line::{Line, Name, Span};
 use crate::{RefusalKind, syntax::name};
 

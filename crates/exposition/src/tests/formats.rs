@@ -267,7 +267,7 @@ fn text_quoted_names() {
         body,
         "# TYPE my_metric gauge\nmy_metric{label_x=\"v\",plain=\"p\"} 1\n# TYPE legacy untyped\nlegacy 1\n",
     );
-    let utf8 = Answer::plain(Format::Text, Escaping::AllowUtf8);
+    let utf8 = OutputFormat::new(Format::Text, Escaping::AllowUtf8);
     assert_eq!(
         passed(&[body], &utf8),
         "# TYPE \"my.metric\" gauge\n{\"my.metric\",\"label.x\"=\"v\",plain=\"p\"} 1\n# TYPE legacy untyped\nlegacy 1\n",
@@ -444,7 +444,7 @@ fn protobuf_is_refused() {
 }
 
 #[test]
-fn rule_16_limits_of_one_body() {
+fn limits_of_one_body() {
     let limit = |limits: Limits, body: &str| {
         parse(body.as_bytes().to_vec(), None, &limits)
             .err()

@@ -1,9 +1,9 @@
-//! The merge rules of exposition.md 5, by number.
+//! The rules of docs/explanation/merge-rules.md. Each test is named after its rule.
 
 use super::*;
 
 #[test]
-fn rule_1_all_or_nothing_per_target() {
+fn all_or_nothing_per_target() {
     let merged = merge(targets(&["a 1\n", "a 2\nb 3\n}\n"]), &text());
     assert_eq!(
         written(&merged),
@@ -13,7 +13,7 @@ fn rule_1_all_or_nothing_per_target() {
 }
 
 #[test]
-fn rule_2_one_block_per_family_targets_in_order() {
+fn one_block_per_family_targets_in_order() {
     check(
         &[
             "# TYPE a gauge\na{x=\"10\"} 1\na{x=\"2\"} 2\n# TYPE b gauge\nb 3\n",
@@ -26,7 +26,7 @@ fn rule_2_one_block_per_family_targets_in_order() {
 }
 
 #[test]
-fn rule_3_split_families_and_repeated_metadata_are_joined() {
+fn repeated_metadata_and_split_families_are_joined() {
     check(
         &[
             "# HELP a x\n# TYPE a gauge\na{s=\"1\"} 1\n\n# HELP b y\n# TYPE b counter\nb 1\n\n# HELP a x\n# TYPE a gauge\na{s=\"2\"} 2\n",
@@ -37,7 +37,7 @@ fn rule_3_split_families_and_repeated_metadata_are_joined() {
 }
 
 #[test]
-fn rule_4_every_family_has_a_type_line() {
+fn type_line_for_every_family() {
     check(
         &["# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nfoo{le=\"10\"} 2\n"],
         &text(),
@@ -52,7 +52,7 @@ fn rule_4_every_family_has_a_type_line() {
 }
 
 #[test]
-fn rule_5_untyped_joins_counter_and_gauge() {
+fn type_conflict_untyped_joins_counter_and_gauge() {
     check(
         &[
             "a 1\nb 1\n",
@@ -65,7 +65,7 @@ fn rule_5_untyped_joins_counter_and_gauge() {
 }
 
 #[test]
-fn rule_5_untyped_joins_a_counter_in_openmetrics_by_its_sample_name() {
+fn type_conflict_untyped_joins_a_counter_in_openmetrics_by_its_sample_name() {
     check(
         &[
             "a_total 1\n",
@@ -78,7 +78,7 @@ fn rule_5_untyped_joins_a_counter_in_openmetrics_by_its_sample_name() {
 }
 
 #[test]
-fn rule_5_info_and_stateset_against_gauge_are_gauges() {
+fn type_conflict_info_and_stateset_against_gauge_are_gauges() {
     let bodies = [
         "# TYPE a info\na_info{v=\"1\"} 1\n# TYPE s stateset\ns{s=\"on\"} 1\n# EOF\n",
         "# TYPE a_info gauge\na_info{v=\"2\"} 1\n# TYPE s untyped\ns{s=\"on\"} 0\n",
@@ -92,21 +92,21 @@ fn rule_5_info_and_stateset_against_gauge_are_gauges() {
 }
 
 #[test]
-fn rule_5_other_conflicts_are_untyped_and_counted() {
+fn type_conflict_of_other_types_is_untyped_and_counted() {
     let merged = check(
         &["# TYPE a counter\na 1\n", "# TYPE a gauge\na 2\n"],
         &text(),
         "# TYPE a untyped\na{pod=\"a\"} 1\na{pod=\"b\"} 2\n",
     );
-    assert_eq!(merged.problems().len(), 1);
+    assert_eq!(merged.conflicts().len(), 1);
     assert_eq!(
-        merged.problems()[0].to_string(),
+        merged.conflicts()[0].to_string(),
         "type conflict over a: counter a, gauge a"
     );
 }
 
 #[test]
-fn rule_5_a_degraded_histogram_is_one_family_per_sample_name() {
+fn type_conflict_an_untyped_histogram_is_one_family_per_sample_name() {
     let bodies = [
         "# TYPE x histogram\nx_bucket{le=\"1\"} 1\nx_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n",
         "# TYPE x gauge\nx 5\n",
@@ -124,7 +124,7 @@ fn rule_5_a_degraded_histogram_is_one_family_per_sample_name() {
 }
 
 #[test]
-fn rule_5_a_degraded_summary_keeps_its_quantiles_for_prometheus_3() {
+fn bounds_of_an_untyped_summary_are_normalized_for_prometheus_3() {
     check(
         &[
             "# TYPE x summary\nx{quantile=\"0.50\"} 1\nx_sum 1\nx_count 1\n",
@@ -137,7 +137,7 @@ fn rule_5_a_degraded_summary_keeps_its_quantiles_for_prometheus_3() {
 }
 
 #[test]
-fn rule_5_a_type_after_its_samples_does_not_respell_them() {
+fn bounds_before_their_type_line_are_not_normalized() {
     let body = "x_bucket{le=\"1\"} 1\n# TYPE x histogram\nx_count 1\n";
     check(
         &[body],
@@ -152,7 +152,7 @@ fn rule_5_a_type_after_its_samples_does_not_respell_them() {
 }
 
 #[test]
-fn rule_6_a_name_claimed_by_two_families() {
+fn name_conflict_of_two_families() {
     let merged = check(
         &[
             "# TYPE x histogram\nx_bucket{le=\"+Inf\"} 1\nx_sum 1\nx_count 1\n",
@@ -162,11 +162,11 @@ fn rule_6_a_name_claimed_by_two_families() {
         "# TYPE x_bucket untyped\nx_bucket{le=\"+Inf\",pod=\"a\"} 1\n# TYPE x_sum untyped\nx_sum{pod=\"a\"} 1\n\
          # TYPE x_count untyped\nx_count{pod=\"a\"} 1\nx_count{pod=\"b\"} 7\n",
     );
-    assert_eq!(merged.problems()[0].kind, ConflictKind::Name);
+    assert_eq!(merged.conflicts()[0].kind, ConflictKind::Name);
 }
 
 #[test]
-fn rule_6_openmetrics_claims_more_names() {
+fn name_conflict_openmetrics_claims_more_names() {
     let bodies = [
         "# TYPE x counter\nx_total 1\n# EOF\n",
         "# TYPE x gauge\nx 7\n",
@@ -187,7 +187,7 @@ fn rule_6_openmetrics_claims_more_names() {
 }
 
 #[test]
-fn rule_7_help_and_unit() {
+fn help_and_unit() {
     let merged = check(
         &[
             "# TYPE a_s gauge\n# UNIT a_s s\na_s 1\n# EOF\n",
@@ -197,7 +197,7 @@ fn rule_7_help_and_unit() {
         &open_metrics(),
         "# TYPE a_s gauge\n# UNIT a_s s\n# HELP a_s first\na_s{pod=\"a\"} 1\na_s{pod=\"b\"} 2\na_s{pod=\"c\"} 3\n# EOF\n",
     );
-    assert_eq!(merged.problems()[0].kind, ConflictKind::Help);
+    assert_eq!(merged.conflicts()[0].kind, ConflictKind::Help);
     let merged = check(
         &[
             "# TYPE a_x_s gauge\n# UNIT a_x_s s\na_x_s 1\n# EOF\n",
@@ -206,11 +206,11 @@ fn rule_7_help_and_unit() {
         &open_metrics(),
         "# TYPE a_x_s gauge\na_x_s{pod=\"a\"} 1\na_x_s{pod=\"b\"} 2\n# EOF\n",
     );
-    assert_eq!(merged.problems()[0].kind, ConflictKind::Unit);
+    assert_eq!(merged.conflicts()[0].kind, ConflictKind::Unit);
 }
 
 #[test]
-fn rule_8_the_targets_own_label_is_exported() {
+fn added_labels_rename_exposed_ones() {
     check(
         &["a{pod=\"mine\",x=\"1\"} 1\na{pod=\"\"} 2\nb 3\n"],
         &text(),
@@ -219,7 +219,7 @@ fn rule_8_the_targets_own_label_is_exported() {
 }
 
 #[test]
-fn rule_8_an_empty_exported_label_is_taken_for_prometheus_2_42_only() {
+fn added_labels_an_empty_exported_label_is_taken_for_prometheus_2_42_only() {
     let body = "a{pod=\"x\",exported_pod=\"\"} 1\n";
     let expect = |labels: &str| format!("# TYPE a untyped\na{{{labels},pod=\"a\"}} 1\n");
     let old = expect("exported_exported_pod=\"x\",exported_pod=\"\"");
@@ -233,7 +233,7 @@ fn rule_8_an_empty_exported_label_is_taken_for_prometheus_2_42_only() {
 }
 
 #[test]
-fn rule_8_doubles_made_by_renaming() {
+fn duplicates_made_by_renaming() {
     let merged = check(
         &["a{pod=\"x\"} 1\na{exported_pod=\"x\"} 2\na{exported_pod=\"y\"} 3\n"],
         &text(),
@@ -243,14 +243,14 @@ fn rule_8_doubles_made_by_renaming() {
 }
 
 #[test]
-fn rule_8_doubles_between_parts_with_equal_labels() {
-    let part = |body: &str, labels: &[(&str, &str)]| Part {
+fn duplicates_between_inputs_with_equal_labels() {
+    let part = |body: &str, labels: &[(&str, &str)]| Input {
         labels: labels
             .iter()
             .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
             .collect(),
         exposition: Some(parsed(body)),
-        ..Part::default()
+        ..Input::default()
     };
     let merged = merge(
         vec![
@@ -268,8 +268,8 @@ fn rule_8_doubles_between_parts_with_equal_labels() {
 }
 
 #[test]
-fn rule_9_added_values_are_escaped() {
-    let part = Part {
+fn added_labels_are_escaped() {
+    let part = Input {
         labels: vec![("pod".to_owned(), "a\\b\"c\nd".to_owned())],
         up: Some(true),
         exposition: Some(parsed("a {x=\"}\"} 1\n{\"u\",l=\"{\"} 2\n")),
@@ -287,7 +287,7 @@ fn rule_9_added_values_are_escaped() {
 }
 
 #[test]
-fn rule_10_up_belongs_to_the_proxy() {
+fn up_belongs_to_the_proxy() {
     let merged = merge(
         targets(&[
             "# TYPE up counter\nup 0\nup{x=\"1\"} 5\n",
@@ -305,14 +305,14 @@ fn rule_10_up_belongs_to_the_proxy() {
 }
 
 #[test]
-fn design_4_our_own_prefix_is_ours() {
+fn own_names_are_renamed_in_targets() {
     let mut parts = targets(&["# TYPE metrics_proxy_x gauge\nmetrics_proxy_x 1\n"]);
-    parts.push(Part {
+    parts.push(Input {
         exposition: Some(parsed(
             "# TYPE metrics_proxy_x counter\nmetrics_proxy_x_total 2\n# EOF\n",
         )),
         own: true,
-        ..Part::default()
+        ..Input::default()
     });
     let got = written(&merge(parts, &text()));
     assert!(
@@ -325,7 +325,7 @@ fn design_4_our_own_prefix_is_ours() {
 }
 
 #[test]
-fn rule_11_openmetrics_to_text() {
+fn openmetrics_to_text() {
     check(
         &[
             "# TYPE c counter\n# HELP c say \\\"x\\\"\nc_total 1 # {t=\"x\"} 1\nc_created 5\n\
@@ -342,7 +342,7 @@ fn rule_11_openmetrics_to_text() {
 }
 
 #[test]
-fn rule_12_text_to_openmetrics() {
+fn text_to_openmetrics() {
     let bodies = [
         "# HELP c_total say \"x\"\n# TYPE c_total counter\nc_total 1 1700000000007\n# TYPE b counter\nb 1\nu 2\n",
     ];
@@ -358,7 +358,7 @@ fn rule_12_text_to_openmetrics() {
 }
 
 #[test]
-fn rule_12_created_gauges_of_the_python_client_are_folded_in() {
+fn created_samples_of_the_python_client_join_their_family() {
     check(
         &[
             "# TYPE c_total counter\nc_total{x=\"1\"} 1\nc_total{x=\"2\"} 2\n# TYPE c_created gauge\nc_created{x=\"1\"} 5\nc_created{x=\"2\"} 6\n",
@@ -371,7 +371,7 @@ fn rule_12_created_gauges_of_the_python_client_are_folded_in() {
 }
 
 #[test]
-fn openmetrics_metrics_with_and_without_timestamps_are_untyped() {
+fn mixed_timestamps_are_untyped() {
     // Nobody but Prometheus reads them under a type.
     check(
         &[
@@ -384,7 +384,7 @@ fn openmetrics_metrics_with_and_without_timestamps_are_untyped() {
 }
 
 #[test]
-fn rule_12_values_decide_no_type() {
+fn values_decide_no_type() {
     check(
         &[
             "# TYPE c_total counter\nc_total -1\n# TYPE h histogram\nh_bucket{le=\"1\"} 7\nh_bucket{le=\"2\"} 5\n",
@@ -395,7 +395,7 @@ fn rule_12_values_decide_no_type() {
 }
 
 #[test]
-fn rule_12_a_bare_sample_in_a_histogram() {
+fn unsuffixed_samples_in_a_histogram() {
     check(
         &["# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh 5\n"],
         &open_metrics(),
@@ -404,7 +404,7 @@ fn rule_12_a_bare_sample_in_a_histogram() {
 }
 
 #[test]
-fn rule_13_bounds_keep_their_bytes() {
+fn bounds_keep_their_bytes() {
     let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"Inf\"} 1\n# TYPE s summary\ns{quantile=\"0.50\"} 1\n";
     check(
         &[body],
@@ -419,7 +419,7 @@ fn rule_13_bounds_keep_their_bytes() {
 }
 
 #[test]
-fn rule_13_two_spellings_of_one_bound() {
+fn bounds_two_spellings_of_one_bound() {
     let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1.0\"} 2\n";
     check(
         &[body],
@@ -434,7 +434,7 @@ fn rule_13_two_spellings_of_one_bound() {
 }
 
 #[test]
-fn rule_14_eof_once_and_only_in_openmetrics() {
+fn response_format_eof_once_and_only_in_openmetrics() {
     let bodies = ["a 1\n# EOF\n", "a 2\n# EOF\n"];
     check(
         &bodies,
@@ -451,7 +451,7 @@ fn rule_14_eof_once_and_only_in_openmetrics() {
 }
 
 #[test]
-fn rule_15_buckets_ascend() {
+fn metric_order_buckets_ascend() {
     check(
         &[
             "# TYPE h histogram\nh_bucket{le=\"10\"} 2\nh_bucket{le=\"2\"} 1\nh_bucket{le=\"+Inf\"} 3\nh_sum 1\nh_count 3\n",
@@ -463,7 +463,7 @@ fn rule_15_buckets_ascend() {
 }
 
 #[test]
-fn rule_15_exemplars_are_dropped_from_degraded_families() {
+fn exemplars_are_dropped_from_untyped_families() {
     check(
         &[
             "# TYPE x counter\nx_total 1 # {t=\"y\"} 1\n# EOF\n",
@@ -475,7 +475,7 @@ fn rule_15_exemplars_are_dropped_from_degraded_families() {
 }
 
 #[test]
-fn rule_17_no_target_answers() {
+fn no_targets_respond() {
     let got = written(&merge(targets(&["}", "}"]), &text()));
     assert!(
         got.ends_with("# TYPE up gauge\nup{pod=\"a\"} 0\nup{pod=\"b\"} 0\n"),
@@ -484,7 +484,7 @@ fn rule_17_no_target_answers() {
 }
 
 #[test]
-fn rule_18_no_timestamps_are_added() {
+fn no_timestamps_added() {
     check(
         &["a 1\n"],
         &open_metrics(),
@@ -493,7 +493,7 @@ fn rule_18_no_timestamps_are_added() {
 }
 
 #[test]
-fn pebbles_own_metrics_are_grouped() {
+fn one_block_per_family_of_pebbles_own_metrics() {
     let body = "# HELP p_up x\n# TYPE p_up gauge\np_up{check=\"a\"} 1\n\n# HELP p_n y\n# TYPE p_n counter\np_n{check=\"a\"} 1\n\n\
                 # HELP p_up x\n# TYPE p_up gauge\np_up{check=\"b\"} 1\n\n";
     assert_eq!(
@@ -514,7 +514,7 @@ fn a_stopped_reader_stops_the_writer() {
 }
 
 #[test]
-fn lines_written_anew_are_handed_over_piece_by_piece() {
+fn rewritten_lines_are_flushed_in_chunks() {
     // Their own label `pod` is in the way of the added one.
     let lines: Vec<String> = (0..500).map(|i| format!("a{{pod=\"{i:03}\"}} 1\n")).collect();
     // Another run of the family, after another TYPE line.
@@ -537,7 +537,7 @@ fn lines_written_anew_are_handed_over_piece_by_piece() {
 }
 
 #[test]
-fn rule_13_two_spellings_of_one_bound_under_two_type_lines() {
+fn bounds_two_spellings_of_one_bound_under_two_type_lines() {
     let body = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\n# TYPE g gauge\nh_bucket{le=\"1.0\"} 2\n";
     check(
         &[body],
@@ -547,15 +547,15 @@ fn rule_13_two_spellings_of_one_bound_under_two_type_lines() {
 }
 
 #[test]
-fn rule_15_samples_of_other_families_do_not_move_a_degraded_familys() {
+fn metric_order_ignores_samples_of_other_families() {
     let body = "# TYPE x_count histogram\nx_count_sum{a=\"w\"} 4\nx_count_count{a=\"w\"} 2\n\
                 # TYPE x histogram\nx_sum{a=\"\"} 4\nx_count{a=\"\"} 2\nx_sum{a=\"w\"} 4\nx_count{a=\"w\"} 2\n";
-    let plain = passed(&[body], &open_metrics());
-    // One blank more makes the line odd, and the engine look closely.
-    let odd = passed(&[&body.replace("{a=\"w\"} 2", "{ a=\"w\"} 2")], &open_metrics());
+    let canonical = passed(&[body], &open_metrics());
+    // A blank inside the braces makes the line non-canonical, so that each line is parsed and sorted.
+    let non_canonical = passed(&[&body.replace("{a=\"w\"} 2", "{ a=\"w\"} 2")], &open_metrics());
     assert!(
-        plain.contains("x_count{a=\"\"} 2\nx_count{a=\"w\"} 2\n"),
-        "{plain}"
+        canonical.contains("x_count{a=\"\"} 2\nx_count{a=\"w\"} 2\n"),
+        "{canonical}"
     );
-    assert_eq!(odd, plain);
+    assert_eq!(non_canonical, canonical);
 }

@@ -1,15 +1,15 @@
-//! The answer's bytes, gathered into chunks (core).
+//! The bytes of the response, gathered into chunks of about one size.
 
 use crate::Pool;
 
-/// Pieces are copied in blocks of this size, past their end: a call for each short piece, or a loop over its bytes, would
-/// cost more than the copy itself.
+/// Pieces are copied in whole blocks of this size, so that some bytes behind their end are copied as well and overwritten
+/// by the next piece. A call of `memcpy` for each short piece, or a loop over its bytes, costs more than the copy itself.
 const BLOCK: usize = 32;
 
-/// Room past a chunk's end for the sample that fills it. Longer ones make room for themselves.
+/// Room behind the end of a chunk for the sample that fills it. A longer sample makes the buffer grow.
 const SLACK: usize = 4096;
 
-/// A text with room behind it for whole blocks.
+/// A text, padded to whole blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Padded {
     pub(crate) padded: Vec<u8>,
@@ -28,15 +28,15 @@ impl Padded {
     }
 }
 
-/// Hands chunks of about one size to a sink.
+/// Gathers pieces, and hands them to a sink in chunks.
 pub(crate) struct Chunks<'a> {
-    /// Initialised to its end; what counts is the first `filled` bytes.
+    /// Initialised to its end; the first `filled` bytes belong to the chunk.
     buffer: Vec<u8>,
     filled: usize,
     chunk_bytes: usize,
     pool: Option<&'a Pool>,
     sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
-    stopped: bool,
+    is_stopped: bool,
 }
 
 impl<'a> Chunks<'a> {
@@ -51,19 +51,19 @@ impl<'a> Chunks<'a> {
             chunk_bytes: chunk_bytes.max(1),
             pool,
             sink,
-            stopped: false,
+            is_stopped: false,
         };
-        chunks.buffer = chunks.fresh();
+        chunks.buffer = chunks.new_buffer();
         chunks
     }
 
-    /// The sink wants no more.
-    pub(crate) fn stopped(&self) -> bool {
-        self.stopped
+    /// Whether the sink wants no more chunks.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped
     }
 
-    /// A buffer for one chunk, and for the sample that goes past its end.
-    fn fresh(&self) -> Vec<u8> {
+    /// A buffer for one chunk, with the room behind its end.
+    fn new_buffer(&self) -> Vec<u8> {
         let len = self.chunk_bytes + SLACK;
         match self.pool {
             Some(pool) => pool.chunk(len),
@@ -104,7 +104,7 @@ impl<'a> Chunks<'a> {
             .resize((self.filled + more).max(2 * self.buffer.len()), 0);
     }
 
-    /// Hands the chunk over if it is full.
+    /// Hands the chunk to the sink if it is full.
     #[inline(always)]
     pub(crate) fn flush(&mut self) {
         if self.filled >= self.chunk_bytes {
@@ -114,14 +114,14 @@ impl<'a> Chunks<'a> {
 
     #[cold]
     fn hand_over(&mut self) {
-        let next = self.fresh();
+        let next = self.new_buffer();
         let mut full = std::mem::replace(&mut self.buffer, next);
         full.truncate(self.filled);
         self.filled = 0;
-        self.stopped |= !(self.sink)(full);
+        self.is_stopped |= !(self.sink)(full);
     }
 
-    /// Hands over what is left.
+    /// Hands the last chunk to the sink.
     pub(crate) fn finish(mut self) {
         if self.filled > 0 {
             self.buffer.truncate(self.filled);

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) use exposition::{
-    Answer, Escaping, Exposition, Format, Limits, Merged, Part, merge, negotiate, parse,
+    Escaping, Exposition, Format, Input, Limits, Merged, OutputFormat, merge, negotiate, parse,
 };
 
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -19,9 +19,9 @@ pub(crate) enum Client {
 pub(crate) const CLIENTS: [Client; 3] = [Client::Anybody, Client::Prometheus2, Client::Prometheus3];
 pub(crate) const FORMATS: [Format; 2] = [Format::Text, Format::OpenMetrics];
 
-pub(crate) fn answer(client: Client, format: Format) -> Answer {
+pub(crate) fn answer(client: Client, format: Format) -> OutputFormat {
     let (agent, escaping) = match client {
-        Client::Anybody => return Answer::plain(format, Escaping::Underscores),
+        Client::Anybody => return OutputFormat::new(format, Escaping::Underscores),
         Client::Prometheus2 => ("Prometheus/2.42.0", ""),
         Client::Prometheus3 => ("Prometheus/3.7.3", ";escaping=allow-utf-8"),
     };
@@ -39,9 +39,9 @@ pub(crate) fn parse_any(body: &str) -> Result<Exposition, exposition::Refusal> {
 }
 
 /// A target of this name, down if its body is refused.
-pub(crate) fn target(pod: &str, body: &str) -> Part {
+pub(crate) fn target(pod: &str, body: &str) -> Input {
     let exposition = parse_any(body).ok();
-    Part {
+    Input {
         labels: vec![("pod".to_owned(), pod.to_owned())],
         up: Some(exposition.is_some()),
         exposition,
@@ -49,7 +49,7 @@ pub(crate) fn target(pod: &str, body: &str) -> Part {
     }
 }
 
-pub(crate) fn targets<S: AsRef<str>>(bodies: &[S]) -> Vec<Part> {
+pub(crate) fn targets<S: AsRef<str>>(bodies: &[S]) -> Vec<Input> {
     bodies
         .iter()
         .enumerate()
@@ -66,6 +66,6 @@ pub(crate) fn written(merged: &Merged) -> String {
     String::from_utf8(out).expect("an answer is UTF-8")
 }
 
-pub(crate) fn merged<S: AsRef<str>>(bodies: &[S], answer: &Answer) -> String {
+pub(crate) fn merged<S: AsRef<str>>(bodies: &[S], answer: &OutputFormat) -> String {
     written(&merge(targets(bodies), answer))
 }

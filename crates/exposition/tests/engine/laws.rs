@@ -114,7 +114,7 @@ fn unquote(text: &str) -> (String, &str) {
     panic!("a quoted string does not end: {text}")
 }
 
-fn all_answers() -> impl Iterator<Item = Answer> {
+fn all_answers() -> impl Iterator<Item = OutputFormat> {
     CLIENTS
         .into_iter()
         .flat_map(|client| FORMATS.map(|format| answer(client, format)))
@@ -142,7 +142,7 @@ proptest! {
         for answer in all_answers() {
             let once = merged(&bodies, &answer);
             let again = merge(
-                vec![Part { exposition: Some(parse_any(&once).expect("our own answer")), own: true, ..Part::default() }],
+                vec![Input { exposition: Some(parse_any(&once).expect("our own answer")), own: true, ..Input::default() }],
                 &answer,
             );
             prop_assert_eq!(written(&again), once);
@@ -208,7 +208,7 @@ proptest! {
         for body in rendered(&bodies) {
             let Ok(exposition) = parse_any(&body) else { continue };
             let n = exposition.n_samples();
-            let part = Part { labels: vec![("a".into(), "b".into()), ("le".into(), "c".into())], exposition: Some(exposition), ..Part::default() };
+            let part = Input { labels: vec![("a".into(), "b".into()), ("le".into(), "c".into())], exposition: Some(exposition), ..Input::default() };
             let merged = merge(vec![part], &answer(Client::Anybody, Format::Text));
             prop_assert_eq!(merged.n_samples() + merged.n_dropped(), n);
         }
@@ -226,7 +226,7 @@ proptest! {
             let whole = passed(&whole, &answer(Client::Anybody, Format::Text));
             let parts = halves
                 .iter()
-                .map(|half| Part { exposition: Some(parse_any(half).expect("half of what is accepted")), own: true, ..Part::default() })
+                .map(|half| Input { exposition: Some(parse_any(half).expect("half of what is accepted")), own: true, ..Input::default() })
                 .collect();
             let split = written(&merge(parts, &answer(Client::Anybody, Format::Text)));
             prop_assert_eq!(samples(&split), samples(&whole));
@@ -234,11 +234,11 @@ proptest! {
     }
 }
 
-fn passed(body: &str, answer: &Answer) -> String {
-    let part = Part {
+fn passed(body: &str, answer: &OutputFormat) -> String {
+    let part = Input {
         exposition: Some(parse_any(body).unwrap_or_else(|refusal| panic!("{refusal}\n{body}"))),
         own: true,
-        ..Part::default()
+        ..Input::default()
     };
     written(&merge(vec![part], answer))
 }
@@ -271,7 +271,7 @@ fn the_order_of_arrival_does_not_change_the_bytes() {
     for answer in all_answers() {
         let first = merged(&bodies, &answer);
         for _ in 0..5 {
-            let mut parts: Vec<(usize, Part)> = targets(&bodies).into_iter().enumerate().rev().collect();
+            let mut parts: Vec<(usize, Input)> = targets(&bodies).into_iter().enumerate().rev().collect();
             parts.sort_by_key(|(index, _)| *index);
             let again = written(&merge(parts.into_iter().map(|(_, part)| part).collect(), &answer));
             assert_eq!(again, first);

@@ -1,18 +1,18 @@
-//! The labels a series has in the answer (core).
+//! The labels that a series has in the response.
 //!
-//! Source: prometheus, scrape/scrape.go (`mutateSampleLabels`, `resolveConflictingExposedLabels`); exposition.md 5,
-//! rules 8, 9 and 13.
+//! Rules: `added-labels`, `spelling`, `quoted-names` and `bounds` of docs/explanation/merge-rules.md. Source: prometheus,
+//! scrape/scrape.go (`mutateSampleLabels`, `resolveConflictingExposedLabels`).
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use crate::index::Ambient;
-use crate::negotiate::Answer;
+use crate::negotiate::OutputFormat;
 use crate::syntax::line::Line;
 use crate::syntax::name;
 use crate::syntax::number;
 
-/// A label value: as it stood in the body and may stand in the answer, or decoded.
+/// A label value: raw, in a spelling that is legal in the response, or decoded.
 #[derive(Debug, Clone)]
 pub(crate) enum Value<'a> {
     Raw(&'a [u8]),
@@ -42,22 +42,23 @@ impl Value<'_> {
     }
 }
 
-/// What happens to the bounds (`le`, `quantile`) of a series.
+/// How the bounds (`le`, `quantile`) of a series are changed (rule `bounds`). By default they are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Bounds {
-    /// Prometheus 3 would have respelled this label at the target, and will not under the TYPE we write.
-    pub(crate) respell: Ambient,
-    /// Whether `Inf` must become `+Inf`, which the reference parser insists on.
+pub(crate) struct BoundChanges {
+    /// The type context in which Prometheus 3 normalizes a bound in a direct scrape, where it does not do so under the
+    /// TYPE line that we write. We normalize it in its place.
+    pub(crate) normalize: Ambient,
+    /// `Inf` becomes `+Inf`, which the Python parser insists on.
     pub(crate) sign_infinity: bool,
 }
 
-/// The labels of `line`, in its order, then those that are added.
+/// The labels of `line` in their order, then those that are added.
 pub(crate) fn relabel<'a>(
     body: &'a [u8],
     line: &Line,
     added: &'a [(String, String)],
-    answer: &Answer,
-    bounds: Bounds,
+    format: &OutputFormat,
+    bounds: BoundChanges,
 ) -> Vec<(Cow<'a, [u8]>, Value<'a>)> {
     let mut labels: Vec<(Cow<'a, [u8]>, Value<'a>)> = Vec::with_capacity(line.labels.len() + added.len());
     let mut names: Option<Names<'_>> = None;
@@ -67,11 +68,13 @@ pub(crate) fn relabel<'a>(
         } else {
             Cow::Borrowed(label.name.span.of(body))
         };
-        let output = match name::escape_label(&decoded, answer.escaping) {
+        let output = match name::escape_label(&decoded, format.escaping) {
             Cow::Borrowed(_) => decoded,
-            Cow::Owned(escaped) => {
-                Cow::Owned(names.get_or_insert_with(|| Names::of(body, line)).free(escaped))
-            }
+            Cow::Owned(escaped) => Cow::Owned(
+                names
+                    .get_or_insert_with(|| Names::of(body, line))
+                    .make_unique(escaped),
+            ),
         };
         let raw = label.value.of(body);
         let value = if name::is_legal_value(raw) {
@@ -79,38 +82,39 @@ pub(crate) fn relabel<'a>(
         } else {
             Value::Decoded(name::unescape(raw).into_owned())
         };
-        let value = respell(&output, value, bounds);
+        let value = change_bound(&output, value, bounds);
         labels.push((output, value));
     }
-    add(&mut labels, added, answer.empty_is_taken);
+    add(&mut labels, added, format.quirks.empty_label_is_taken);
     labels
 }
 
-/// The label names of one line, for those that escaping changes: two may become one, and a sample with a label twice
-/// would fail the whole answer.
+/// The label names of one line. Escaping can make two of them equal, and a sample with two labels of one name would fail
+/// the whole response.
 struct Names<'a> {
     taken: HashSet<Cow<'a, [u8]>, foldhash::quality::RandomState>,
-    /// How often a name was wanted again, so that a line of many such labels costs no more than its length.
-    again: HashMap<Vec<u8>, u32, foldhash::quality::RandomState>,
+    /// The number that was last put behind a name, so that the time for a line of many such labels grows with its length
+    /// only.
+    last_number: HashMap<Vec<u8>, u32, foldhash::quality::RandomState>,
 }
 
 impl<'a> Names<'a> {
     fn of(body: &'a [u8], line: &Line) -> Self {
         Self {
             taken: line.labels.iter().map(|label| label.name.decode(body)).collect(),
-            again: HashMap::default(),
+            last_number: HashMap::default(),
         }
     }
 
-    /// `wanted`, or with a number after it.
-    fn free(&mut self, wanted: Vec<u8>) -> Vec<u8> {
+    /// `wanted` if it is not taken yet; else with the next number behind it that makes it unique.
+    fn make_unique(&mut self, wanted: Vec<u8>) -> Vec<u8> {
         if self.taken.insert(Cow::Owned(wanted.clone())) {
             return wanted;
         }
-        let again = self.again.entry(wanted.clone()).or_default();
+        let number = self.last_number.entry(wanted.clone()).or_default();
         loop {
-            *again += 1;
-            let numbered = [&*wanted, b"_", again.to_string().as_bytes()].concat();
+            *number += 1;
+            let numbered = [&*wanted, b"_", number.to_string().as_bytes()].concat();
             if self.taken.insert(Cow::Owned(numbered.clone())) {
                 return numbered;
             }
@@ -118,8 +122,8 @@ impl<'a> Names<'a> {
     }
 }
 
-fn respell<'a>(name: &[u8], value: Value<'a>, bounds: Bounds) -> Value<'a> {
-    if bounds.respell.label() == Some(name)
+fn change_bound<'a>(name: &[u8], value: Value<'a>, bounds: BoundChanges) -> Value<'a> {
+    if bounds.normalize.label() == Some(name)
         && let Some(stored) = number::canonical_bound(&value.decode())
     {
         return Value::Decoded(stored.into_bytes());
@@ -133,28 +137,29 @@ fn respell<'a>(name: &[u8], value: Value<'a>, bounds: Bounds) -> Value<'a> {
     value
 }
 
-/// Adds labels as Prometheus adds a target's: they win, and what they push aside becomes `exported_<name>`.
+/// Adds labels as Prometheus adds those of a target: they win, and an exposed label of the same name becomes
+/// `exported_<name>`.
 fn add<'a>(
     labels: &mut Vec<(Cow<'a, [u8]>, Value<'a>)>,
     added: &'a [(String, String)],
     empty_is_taken: bool,
 ) {
-    let mut pushed_aside: Vec<usize> = Vec::new();
+    let mut renamed_positions: Vec<usize> = Vec::new();
     let mut order: Vec<&(String, String)> = added.iter().collect();
     order.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, _) in order {
         if let Some(position) = labels.iter().position(|(other, _)| **other == *name.as_bytes()) {
-            pushed_aside.push(position);
+            renamed_positions.push(position);
         }
     }
-    pushed_aside.retain(|&position| !labels[position].1.is_empty());
-    pushed_aside.sort_by_key(|&position| labels[position].0.len());
+    renamed_positions.retain(|&position| !labels[position].1.is_empty());
+    renamed_positions.sort_by_key(|&position| labels[position].0.len());
     let taken_by_added = |name: &[u8]| {
         added
             .iter()
             .any(|(other, value)| other.as_bytes() == name && !value.is_empty())
     };
-    for &position in &pushed_aside {
+    for &position in &renamed_positions {
         let mut renamed = labels[position].0.to_vec();
         loop {
             renamed.splice(..0, *b"exported_");
@@ -166,7 +171,7 @@ fn add<'a>(
                 break;
             }
         }
-        // An empty label of that name counts as absent, and must not stand beside the new one.
+        // An empty label of that name counts as absent, and must not stand next to the renamed one.
         for (name, value) in labels.iter_mut() {
             if **name == *renamed && value.is_empty() {
                 *name = Cow::Borrowed(b"");
@@ -229,8 +234,8 @@ mod tests {
             body.as_bytes(),
             &line,
             &added,
-            &Answer::default(),
-            Bounds::default(),
+            &OutputFormat::default(),
+            BoundChanges::default(),
         );
         let mut out = Vec::new();
         write_series(b"a", &labels, &mut out);
@@ -238,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_8_added_labels_win_and_the_targets_own_are_exported() {
+    fn added_labels_win_and_exposed_ones_are_renamed() {
         check("a{x=\"1\"}", &[("x", "2")], "a{exported_x=\"1\",x=\"2\"}");
         check("a{x=\"\"}", &[("x", "2")], "a{x=\"2\"}");
         check("a{X=\"1\"}", &[("x", "2")], "a{X=\"1\",x=\"2\"}");
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_that_escaping_makes_equal_are_numbered() {
+    fn quoted_names_that_become_equal_are_numbered() {
         check(
             "a{\"x.y\"=\"1\",x_y=\"2\",\"x-y\"=\"3\",x_y_1=\"4\",\"é\"=\"5\"}",
             &[],
@@ -269,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_9_added_values_are_escaped_and_others_keep_their_spelling() {
+    fn added_values_are_escaped_and_others_keep_their_spelling() {
         check(
             "a{p=\"C:\\\\x\"}",
             &[("x", "a\\b\"c\nd")],

@@ -1,0 +1,58 @@
+//! Gauges of text targets that are the `_created` samples of another family (rule `created-samples`).
+
+use std::collections::HashMap;
+
+use crate::Exposition;
+use crate::index::{Group, Suffix, Type};
+use crate::negotiate::{Format, OutputFormat};
+
+/// The gauges of a text target whose name is that of one of its counters, histograms or summaries with `_created`
+/// behind it, by their names; each with the type of that family. Empty for a response in text, where they stay gauges.
+pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, Type> {
+    let body = &exposition.body;
+    let is_candidate = |group: &&Group| {
+        let name = group.name.span.of(body);
+        group.kind == Some(Type::Gauge)
+            && !group.name.quoted
+            && name.ends_with(Suffix::Created.as_str().as_bytes())
+    };
+    let groups = &exposition.index.groups;
+    if format.format == Format::Text
+        || exposition.open_metrics
+        || !groups.iter().any(|group| is_candidate(&group))
+    {
+        return HashMap::new();
+    }
+    let bases = families_with_created(exposition, format);
+    let mut found = HashMap::new();
+    for group in groups.iter().filter(is_candidate) {
+        let name = group.name.span.of(body);
+        let base = &name[..name.len() - Suffix::Created.as_str().len()];
+        if let Some(kind) = bases.get(base) {
+            found.insert(name.to_vec(), *kind);
+        }
+    }
+    found
+}
+
+/// The families of a text target that may have `_created` samples in OpenMetrics, by the name that they have there.
+fn families_with_created(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, Type> {
+    let mut bases = HashMap::new();
+    for group in &exposition.index.groups {
+        let name = group.name.decode(&exposition.body).into_owned();
+        match group.kind {
+            Some(kind @ (Type::Histogram | Type::Summary)) if group.notes & Group::LACKS_LABEL == 0 => {
+                bases.insert(name, kind);
+            }
+            Some(Type::Counter) => {
+                if let Some(base) = name.strip_suffix(b"_total") {
+                    bases.insert(base.to_vec(), Type::Counter);
+                } else if format.quirks.is_prometheus || group.suffixes.has(Suffix::Total) {
+                    bases.insert(name, Type::Counter);
+                }
+            }
+            _ => {}
+        }
+    }
+    bases
+}

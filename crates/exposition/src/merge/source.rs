@@ -1,0 +1,120 @@
+//! Questions about the samples of one input that its index alone does not answer.
+
+use std::borrow::Cow;
+
+use super::family::Contribution;
+use crate::index::{Group, Run, Sample, Suffix};
+use crate::syntax::line::Line;
+use crate::syntax::{name, number};
+use crate::{Exposition, Input};
+
+/// A sample of a contribution, while it is visited. Its line is in the `Line` of the visitor.
+#[derive(Clone, Copy)]
+pub(super) struct Visited<'a> {
+    pub(super) exposition: &'a Exposition,
+    /// Its run, and the position of that run in the index's run order.
+    pub(super) run: &'a Run,
+    pub(super) run_position: u32,
+    /// Its position among the samples of the body.
+    pub(super) id: u32,
+}
+
+/// Parses each sample of a contribution that is not dropped, in the order of the body, and hands it to `visit`, until
+/// that returns false. Returns whether all were visited.
+pub(super) fn visit_samples<'a>(
+    input: &'a Input,
+    contribution: &Contribution,
+    line: &mut Line,
+    mut visit: impl FnMut(Visited<'a>, &Line) -> bool,
+) -> bool {
+    let Some(exposition) = &input.exposition else {
+        return true;
+    };
+    let index = &exposition.index;
+    let group = &index.groups[contribution.group as usize];
+    for run_position in group.runs.0..group.runs.1 {
+        let run = &index.runs[index.run_order[run_position as usize] as usize];
+        for id in run.first..run.first + run.len {
+            let sample = index.samples[id as usize];
+            let is_here = !contribution.is_partial()
+                || contribution.suffixes.has(exposition.suffix(group, &sample, line));
+            if sample.has(Sample::DROPPED)
+                || !is_here
+                || line
+                    .read(&exposition.body, sample.start as usize, exposition.open_metrics)
+                    .is_err()
+            {
+                continue;
+            }
+            let visited = Visited {
+                exposition,
+                run,
+                run_position,
+                id,
+            };
+            if !visit(visited, line) {
+                return false;
+            }
+        }
+    }
+    true
+}
+
+impl Exposition {
+    /// Whether a label of this name occurs in some sample.
+    pub(super) fn has_label(&self, wanted: &[u8]) -> bool {
+        self.label_names().any(|name| *name == *wanted)
+    }
+
+    /// Names of labels that occur; some several times.
+    pub(super) fn label_names(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
+        let canonical = self
+            .index
+            .shape_names
+            .iter()
+            .map(|span| Cow::Borrowed(span.of(&self.body)));
+        let others = self
+            .index
+            .odd_label_names
+            .iter()
+            .map(|name| name.decode(&self.body));
+        canonical.chain(others)
+    }
+
+    /// What a sample's name has beyond the name of its source family.
+    pub(crate) fn suffix(&self, group: &Group, sample: &Sample, line: &mut Line) -> Suffix {
+        let body = &self.body;
+        let start = sample.start as usize;
+        let len = name::metric_name_len(&body[start..]);
+        let full = if len > 0 {
+            Cow::Borrowed(&body[start..start + len])
+        } else {
+            // The parser has read this line before, so that it cannot fail.
+            drop(line.read(body, start, self.open_metrics));
+            line.name.decode(body)
+        };
+        let family = group.name.decode(body);
+        let rest = full.strip_prefix(&*family).unwrap_or_default();
+        Suffix::ALL
+            .into_iter()
+            .find(|suffix| suffix.as_str().as_bytes() == rest)
+            .unwrap_or(Suffix::Bare)
+    }
+
+    /// Whether Prometheus 3 would change the value of the label `label` of this sample (rule `bounds`).
+    pub(super) fn is_normalized(&self, sample: &Sample, label: &[u8], line: &mut Line) -> bool {
+        if line
+            .read(&self.body, sample.start as usize, self.open_metrics)
+            .is_err()
+        {
+            return false;
+        }
+        line.labels
+            .iter()
+            .filter(|found| *found.name.decode(&self.body) == *label)
+            .any(|found| {
+                let value = name::unescape(found.value.of(&self.body));
+                number::canonical_bound(&value).is_some_and(|bound| bound.as_bytes() != &*value)
+            })
+    }
+}
