@@ -121,7 +121,7 @@ pub struct Exposition {
 impl Drop for Exposition {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
-            pool.keep_index(std::mem::take(&mut self.index));
+            pool.release_index(std::mem::take(&mut self.index));
         }
     }
 }
@@ -184,6 +184,30 @@ pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Resu
     let mut index = Index::default();
     let format = parse_with(&body, content_type, limits, &mut index, &mut Scratch::default())?;
     Ok(Exposition::new(body, index, format, None))
+}
+
+impl Pool {
+    /// As [`parse()`], with memory of the pool. The index returns to the pool when the exposition is dropped.
+    ///
+    /// # Errors
+    /// As [`parse()`].
+    pub fn parse(
+        &self,
+        body: Vec<u8>,
+        content_type: Option<&str>,
+        limits: &Limits,
+    ) -> Result<Exposition, Refusal> {
+        let (mut index, mut scratch) = self.parser_memory(body.len());
+        let parsed = parse_with(&body, content_type, limits, &mut index, &mut scratch);
+        self.release_scratch(scratch);
+        match parsed {
+            Ok(format) => Ok(Exposition::new(body, index, format, Some(self.clone()))),
+            Err(refusal) => {
+                self.release_index(index);
+                Err(refusal)
+            }
+        }
+    }
 }
 
 fn parse_with(

@@ -219,7 +219,7 @@ fn scrape(
     let planned = Instant::now();
     merged.write(chunk_bytes, &mut |chunk| {
         seen(black_box(&chunk));
-        pool.give_back(chunk);
+        pool.release(chunk);
         true
     });
     let written = Instant::now();

@@ -25,6 +25,12 @@ pub(crate) struct Doubles {
 }
 
 impl Doubles {
+    /// Bytes of memory that it takes.
+    pub(crate) fn n_bytes(&self) -> usize {
+        let hashes = self.hashes.capacity() + self.filter.capacity() + self.suspects.capacity();
+        hashes * size_of::<u64>() + self.firsts.allocation_size()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.hashes.clear();
         self.firsts.clear();

@@ -130,6 +130,20 @@ struct Place {
 }
 
 impl Scratch {
+    /// Bytes of memory that the tables take, apart from a few that stay small.
+    pub(crate) fn n_bytes(&self) -> usize {
+        use std::mem::size_of;
+        self.known.capacity() * size_of::<Known>()
+            + self.names.capacity() * size_of::<Named>()
+            + self.names_by_text.allocation_size()
+            + self.group_names.capacity() * size_of::<u32>()
+            + self.shapes_by_names.allocation_size()
+            + self.shapes_by_set.allocation_size()
+            + self.doubles.n_bytes()
+            + (self.spans.capacity() + self.values.capacity()) * size_of::<Span>()
+            + self.places.capacity() * size_of::<Place>()
+    }
+
     fn clear(&mut self) {
         self.known.clear();
         self.names.clear();
