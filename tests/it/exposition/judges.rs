@@ -139,11 +139,11 @@ fn the_reference_parsers_take_answers_to_conflicting_targets() {
     for taste in [SANE, Taste { quoted: true, ..SANE }] {
         for bodies in fixed(taste, 300, 7) {
             for format in FORMATS {
-                cases.push((format, merged(&bodies, &answer(Client::Anybody, format))));
+                cases.push((format, merged(&bodies, &response_format(Client::Anybody, format))));
             }
             cases.push((
                 Format::Text,
-                merged(&bodies, &answer(Client::Prometheus3, Format::Text)),
+                merged(&bodies, &response_format(Client::Prometheus3, Format::Text)),
             ));
         }
     }
@@ -187,7 +187,7 @@ fn promtool_of_today_takes_answers_to_conflicting_targets() {
     let program = tools::path("promtool");
     for bodies in fixed(SANE, 60, 2) {
         for client in [Client::Anybody, Client::Prometheus3] {
-            let text = merged(&bodies, &answer(client, Format::Text));
+            let text = merged(&bodies, &response_format(client, Format::Text));
             promtool_check_metrics(&program, &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         }
     }
@@ -197,7 +197,7 @@ fn promtool_of_today_takes_answers_to_conflicting_targets() {
 fn promtool_2_42_takes_answers_to_conflicting_targets() {
     let program = tool_or_skip!("promtool-2.42");
     for bodies in fixed(Taste { quoted: true, ..SANE }, 60, 3) {
-        let text = merged(&bodies, &answer(Client::Prometheus2, Format::Text));
+        let text = merged(&bodies, &response_format(Client::Prometheus2, Format::Text));
         promtool_check_metrics(&program, &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     }
 }

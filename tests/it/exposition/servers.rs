@@ -130,9 +130,9 @@ async fn judge(program: &Path, client: Client, cases: &[Vec<String>], times: &BT
                 .push((path, case, Some(format!("p{index}"))));
         }
         for (job, format) in [("text", Format::Text), ("om", Format::OpenMetrics)] {
-            let answer = answer(client, format);
+            let output = response_format(client, format);
             let path = format!("/{case}/{job}");
-            pages.insert(path.clone(), (answer.content_type(), merged(bodies, &answer)));
+            pages.insert(path.clone(), (output.content_type(), merged(bodies, &output)));
             jobs.entry(job).or_default().push((path, case, None));
         }
     }

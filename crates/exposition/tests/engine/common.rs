@@ -3,12 +3,12 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) use exposition::{
-    Escaping, Exposition, Format, Input, Limits, Merged, OutputFormat, merge, negotiate, parse,
+    Escaping, Exposition, Format, Input, Limits, Merged, OutputFormat, Pool, merge, negotiate, parse,
 };
 
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The clients whose answers differ.
+/// The scrapers whose responses differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Client {
     Anybody,
@@ -19,7 +19,7 @@ pub(crate) enum Client {
 pub(crate) const CLIENTS: [Client; 3] = [Client::Anybody, Client::Prometheus2, Client::Prometheus3];
 pub(crate) const FORMATS: [Format; 2] = [Format::Text, Format::OpenMetrics];
 
-pub(crate) fn answer(client: Client, format: Format) -> OutputFormat {
+pub(crate) fn response_format(client: Client, format: Format) -> OutputFormat {
     let (agent, escaping) = match client {
         Client::Anybody => return OutputFormat::new(format, Escaping::Underscores),
         Client::Prometheus2 => ("Prometheus/2.42.0", ""),
@@ -32,13 +32,13 @@ pub(crate) fn answer(client: Client, format: Format) -> OutputFormat {
     negotiate(Some(&accept), None, Some(agent))
 }
 
-/// Reads a body under the label that its last line asks for.
+/// Parses a body with the Content-Type that its last line suggests.
 pub(crate) fn parse_any(body: &str) -> Result<Exposition, exposition::Refusal> {
     let content_type = body.ends_with("# EOF\n").then_some(OPEN_METRICS);
     parse(body.as_bytes().to_vec(), content_type, &Limits::default())
 }
 
-/// A target of this name, down if its body is refused.
+/// A target with the label `pod`. Its `up` is 0 if its body is refused.
 pub(crate) fn target(pod: &str, body: &str) -> Input {
     let exposition = parse_any(body).ok();
     Input {
@@ -63,9 +63,9 @@ pub(crate) fn written(merged: &Merged) -> String {
         out.extend_from_slice(&chunk);
         true
     });
-    String::from_utf8(out).expect("an answer is UTF-8")
+    String::from_utf8(out).expect("a response is UTF-8")
 }
 
-pub(crate) fn merged<S: AsRef<str>>(bodies: &[S], answer: &OutputFormat) -> String {
-    written(&merge(targets(bodies), answer))
+pub(crate) fn merged<S: AsRef<str>>(bodies: &[S], format: &OutputFormat) -> String {
+    written(&merge(targets(bodies), format))
 }

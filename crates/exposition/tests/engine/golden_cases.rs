@@ -1,7 +1,7 @@
-//! Whole answers in `tests/goldens`: a folder a case, a file a target (`*.om` is OpenMetrics), and what each
-//! kind of client gets in `*.expected`.
+//! Complete responses in `tests/goldens`: a folder for each case, with a file for each target (`*.om` is OpenMetrics) and
+//! the response for each kind of client (`*.expected`).
 //!
-//! `UPDATE_GOLDENS=1 cargo test --package exposition goldens` writes them anew; read the difference before committing it.
+//! `UPDATE_GOLDENS=1 cargo test --package exposition goldens` writes them again. Read the difference before you commit it.
 
 #![allow(
     dead_code,
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use super::common::*;
 
-/// The answers of a case, by the name of their file.
-const ANSWERS: [(&str, Client, Format); 6] = [
+/// The responses of a case, by the name of their file.
+const RESPONSES: [(&str, Client, Format); 6] = [
     ("anybody.text.expected", Client::Anybody, Format::Text),
     (
         "anybody.openmetrics.expected",
@@ -35,7 +35,7 @@ const ANSWERS: [(&str, Client, Format); 6] = [
     ),
 ];
 
-/// One golden answer.
+/// One expected response.
 pub(crate) struct Golden {
     pub(crate) client: Client,
     pub(crate) format: Format,
@@ -43,7 +43,7 @@ pub(crate) struct Golden {
     pub(crate) text: String,
 }
 
-/// Every golden below a folder, made now from its inputs.
+/// All responses of the cases in a folder, made now from their inputs.
 pub(crate) fn goldens(root: &Path) -> Vec<Golden> {
     let mut cases: Vec<PathBuf> = fs::read_dir(root)
         .expect("the goldens are in the tree")
@@ -61,7 +61,7 @@ pub(crate) fn goldens(root: &Path) -> Vec<Golden> {
             })
             .collect();
         files.sort();
-        for (name, client, format) in ANSWERS {
+        for (name, client, format) in RESPONSES {
             let parts = files
                 .iter()
                 .map(|file| {
@@ -73,7 +73,7 @@ pub(crate) fn goldens(root: &Path) -> Vec<Golden> {
                 client,
                 format,
                 path: case.join(name),
-                text: written(&merge(parts, &answer(client, format))),
+                text: written(&merge(parts, &response_format(client, format))),
             });
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::golden_cases::goldens;
 
 #[test]
-fn answers_are_as_they_were() {
+fn responses_are_as_recorded() {
     let update = std::env::var_os("UPDATE_GOLDENS").is_some();
     let goldens = goldens(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens"));
     assert!(goldens.len() >= 30, "only {} goldens were found", goldens.len());

@@ -1,8 +1,9 @@
-//! What holds whatever targets send.
+//! Laws that hold whatever targets send.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 use super::common::*;
 use super::generate::{Body, Taste, bodies};
@@ -25,8 +26,8 @@ fn rendered(bodies: &[Body]) -> Vec<String> {
 /// A series: its name and labels, decoded, sorted, without empty ones.
 type Series = Vec<(String, String)>;
 
-/// The samples of an answer in Prometheus' terms: series and milliseconds, to values. Panics on what the engine itself
-/// would not accept, or where a series occurs twice at one time.
+/// The samples of a response as Prometheus reads them: series and milliseconds, with their values. Panics if the engine
+/// itself would not accept a line, or if a series occurs twice at one time.
 fn samples(text: &str) -> BTreeMap<(Series, Option<i64>), String> {
     let mut found = BTreeMap::new();
     let open_metrics = text.ends_with("# EOF\n");
@@ -51,7 +52,7 @@ fn samples(text: &str) -> BTreeMap<(Series, Option<i64>), String> {
     found
 }
 
-/// A reader of its own for lines that the engine writes: strict, slow, and not the engine's.
+/// Reads a line of a response. This reader is strict and slow, and shares no code with the engine.
 fn split_series(line: &str) -> (Series, &str) {
     let mut series = Series::new();
     let name_len = line.find(['{', ' ']).expect("a line has a value");
@@ -106,7 +107,7 @@ fn unquote(text: &str) -> (String, &str) {
             '\\' => match chars.next() {
                 Some((_, 'n')) => out.push('\n'),
                 Some((_, c @ ('\\' | '"'))) => out.push(c),
-                other => panic!("an escape that is none: {other:?} in {text}"),
+                other => panic!("not an escape: {other:?} in {text}"),
             },
             c => out.push(c),
         }
@@ -114,167 +115,222 @@ fn unquote(text: &str) -> (String, &str) {
     panic!("a quoted string does not end: {text}")
 }
 
-fn all_answers() -> impl Iterator<Item = OutputFormat> {
+fn all_formats() -> impl Iterator<Item = OutputFormat> {
     CLIENTS
         .into_iter()
-        .flat_map(|client| FORMATS.map(|format| answer(client, format)))
+        .flat_map(|client| FORMATS.map(|format| response_format(client, format)))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+/// Runs a law on random bodies.
+fn for_bodies(taste: Taste, law: impl Fn(&[String]) -> Result<(), TestCaseError>) {
+    for_inputs(bodies(taste), |bodies| law(&rendered(&bodies)));
+}
 
-    #[test]
-    fn an_answer_has_every_sample_and_no_series_twice(bodies in bodies(any_taste())) {
-        let bodies = rendered(&bodies);
-        for answer in all_answers() {
-            let parts = targets(&bodies);
-            let n_in: usize = parts.iter().filter_map(|part| part.exposition.as_ref()).map(Exposition::n_samples).sum();
-            let merged = merge(parts, &answer);
+#[track_caller]
+fn for_inputs<S: Strategy>(inputs: S, law: impl Fn(S::Value) -> Result<(), TestCaseError>) {
+    let config = ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    if let Err(error) = TestRunner::new(config).run(&inputs, law) {
+        panic!("{error}");
+    }
+}
+
+/// An input without added labels and without `up`.
+fn own(exposition: Exposition) -> Input {
+    Input {
+        exposition: Some(exposition),
+        own: true,
+        ..Input::default()
+    }
+}
+
+#[test]
+fn a_response_has_every_sample_and_no_series_twice() {
+    for_bodies(any_taste(), |bodies| {
+        for format in all_formats() {
+            let inputs = targets(bodies);
+            let n_in: usize = inputs
+                .iter()
+                .filter_map(|input| input.exposition.as_ref())
+                .map(Exposition::n_samples)
+                .sum();
+            let merged = merge(inputs, &format);
             let out = samples(&written(&merged));
             prop_assert_eq!(out.len(), merged.n_samples());
             prop_assert_eq!(out.len() + merged.n_dropped(), n_in + bodies.len());
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn merging_what_was_merged_changes_nothing(bodies in bodies(any_taste())) {
-        let bodies = rendered(&bodies);
-        for answer in all_answers() {
-            let once = merged(&bodies, &answer);
-            let again = merge(
-                vec![Input { exposition: Some(parse_any(&once).expect("our own answer")), own: true, ..Input::default() }],
-                &answer,
-            );
+#[test]
+fn merging_a_response_again_changes_nothing() {
+    for_bodies(any_taste(), |bodies| {
+        for format in all_formats() {
+            let once = merged(bodies, &format);
+            let exposition = parse_any(&once).expect("the engine accepts its own response");
+            let again = merge(vec![own(exposition)], &format);
             prop_assert_eq!(written(&again), once);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn a_refused_body_changes_nobody_elses_bytes(bodies in bodies(any_taste()), at in 0..4_usize) {
+#[test]
+fn a_refused_body_does_not_change_the_bytes_of_others() {
+    for_inputs((bodies(any_taste()), 0..4_usize), |(bodies, at)| {
         let bodies = rendered(&bodies);
         let at = at.min(bodies.len());
-        for answer in all_answers() {
-            let alone = merged(&bodies, &answer);
-            let mut parts = targets(&bodies);
-            parts.insert(at, target("broken", "x{ 1\n"));
-            let mut with = written(&merge(parts, &answer));
+        for format in all_formats() {
+            let alone = merged(&bodies, &format);
+            let mut inputs = targets(&bodies);
+            inputs.insert(at, target("broken", "x{ 1\n"));
+            let with = written(&merge(inputs, &format));
             let line = "up{pod=\"broken\"} 0\n";
             prop_assert!(with.contains(line));
-            with = with.replacen(line, "", 1);
-            prop_assert_eq!(with, alone);
+            prop_assert_eq!(with.replacen(line, "", 1), alone);
+        }
+        Ok(())
+    });
+}
+
+/// Samples with the changes to bounds undone that a format or a scraper asks for: `Inf` is not legal in OpenMetrics, and
+/// bounds are normalized for a Prometheus 3 where it would do so itself.
+fn with_equal_bounds(
+    samples: BTreeMap<(Series, Option<i64>), String>,
+    client: Client,
+) -> Vec<((Series, Option<i64>), String)> {
+    let mut samples: Vec<_> = samples.into_iter().collect();
+    for ((series, _), _) in &mut samples {
+        for (name, value) in series.iter_mut() {
+            if name == "le" && value == "Inf" {
+                *value = "+Inf".to_owned();
+            }
+            if client == Client::Prometheus3
+                && matches!(name.as_str(), "le" | "quantile")
+                && let Ok(number) = value.parse::<f64>()
+            {
+                *value = number.to_string();
+            }
         }
     }
+    samples.sort();
+    samples
+}
 
-    #[test]
-    fn text_to_openmetrics_to_text_keeps_everything(bodies in bodies(any_taste())) {
-        let bodies = rendered(&bodies);
+#[test]
+fn text_to_openmetrics_to_text_keeps_everything() {
+    for_bodies(any_taste(), |bodies| {
         for client in CLIENTS {
-            let text = merged(&bodies, &answer(client, Format::Text));
-            let open_metrics = passed(&text, &answer(client, Format::OpenMetrics));
-            let back = passed(&open_metrics, &answer(client, Format::Text));
-            let (before, after) = (samples(&text), samples(&back));
-            // One spelling is not legal there, and a Prometheus 3 is told its own where it would have respelled.
-            let respelled = |samples: BTreeMap<(Series, Option<i64>), String>| -> Vec<((Series, Option<i64>), String)> {
-                let mut samples: Vec<_> = samples.into_iter().collect();
-                for ((series, _), _) in &mut samples {
-                    for (name, value) in series.iter_mut() {
-                        if name == "le" && value == "Inf" {
-                            *value = "+Inf".to_owned();
-                        }
-                        if client == Client::Prometheus3 && matches!(name.as_str(), "le" | "quantile")
-                            && let Ok(number) = value.parse::<f64>()
-                        {
-                            *value = number.to_string();
-                        }
-                    }
-                }
-                samples.sort();
-                samples
-            };
-            let before = respelled(before);
-            // A series with and without timestamps loses the later ones.
-            let timeless: std::collections::BTreeSet<Series> =
-                before.iter().filter(|((_, time), _)| time.is_none()).map(|((series, _), _)| series.clone()).collect();
+            let text = merged(bodies, &response_format(client, Format::Text));
+            let open_metrics = passed(&text, &response_format(client, Format::OpenMetrics));
+            let back = passed(&open_metrics, &response_format(client, Format::Text));
+            let before = with_equal_bounds(samples(&text), client);
+            // A series with and without timestamps loses the later samples.
+            let untimed: BTreeSet<Series> = before
+                .iter()
+                .filter(|((_, time), _)| time.is_none())
+                .map(|((series, _), _)| series.clone())
+                .collect();
             let before: Vec<_> = before
                 .into_iter()
-                .filter(|((series, time), _)| time.is_none() || !timeless.contains(series))
+                .filter(|((series, time), _)| time.is_none() || !untimed.contains(series))
                 .collect();
-            prop_assert_eq!(before, respelled(after));
+            prop_assert_eq!(before, with_equal_bounds(samples(&back), client));
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn adding_labels_keeps_the_count(bodies in bodies(any_taste())) {
-        for body in rendered(&bodies) {
-            let Ok(exposition) = parse_any(&body) else { continue };
-            let n = exposition.n_samples();
-            let part = Input { labels: vec![("a".into(), "b".into()), ("le".into(), "c".into())], exposition: Some(exposition), ..Input::default() };
-            let merged = merge(vec![part], &answer(Client::Anybody, Format::Text));
-            prop_assert_eq!(merged.n_samples() + merged.n_dropped(), n);
+#[test]
+fn adding_labels_keeps_the_count() {
+    for_bodies(any_taste(), |bodies| {
+        for body in bodies {
+            let Ok(exposition) = parse_any(body) else { continue };
+            let n_samples = exposition.n_samples();
+            let input = Input {
+                labels: vec![("a".into(), "b".into()), ("le".into(), "c".into())],
+                exposition: Some(exposition),
+                ..Input::default()
+            };
+            let merged = merge(vec![input], &response_format(Client::Anybody, Format::Text));
+            prop_assert_eq!(merged.n_samples() + merged.n_dropped(), n_samples);
         }
-    }
+        Ok(())
+    });
+}
 
-    #[test]
-    fn merging_a_split_body_equals_merging_it_whole(bodies in bodies(Taste { time: None, ..any_taste() }), at in 0..20_usize) {
-        // Each half is a target's of the same labels: the same series, in another order of families.
-        for body in rendered(&bodies).iter().filter(|body| !body.ends_with("# EOF\n")) {
+/// Each half is the body of a target with the same labels: the same series, in another order of families.
+#[test]
+fn merging_a_split_body_equals_merging_it_whole() {
+    let taste = Taste {
+        time: None,
+        ..any_taste()
+    };
+    for_inputs((bodies(taste), 0..20_usize), |(bodies, at)| {
+        let format = response_format(Client::Anybody, Format::Text);
+        for body in rendered(&bodies).iter().filter(|body| !is_open_metrics(body)) {
             let lines: Vec<&str> = body.split_inclusive('\n').collect();
-            let at = at.min(lines.len());
-            let types: String = lines.iter().filter(|line| line.starts_with("# TYPE")).copied().collect();
-            let whole = format!("{types}{body}");
-            let halves = [format!("{types}{}", lines[..at].concat()), format!("{types}{}", lines[at..].concat())];
-            let whole = passed(&whole, &answer(Client::Anybody, Format::Text));
-            let parts = halves
+            let (first, second) = lines.split_at(at.min(lines.len()));
+            let types: String = lines
                 .iter()
-                .map(|half| Input { exposition: Some(parse_any(half).expect("half of what is accepted")), own: true, ..Input::default() })
+                .filter(|line| line.starts_with("# TYPE"))
+                .copied()
                 .collect();
-            let split = written(&merge(parts, &answer(Client::Anybody, Format::Text)));
+            let with_types = |lines: &[&str]| format!("{types}{}", lines.concat());
+            let whole = passed(&with_types(&lines), &format);
+            let halves = [first, second]
+                .map(|half| own(parse_any(&with_types(half)).expect("a half of what is accepted")));
+            let split = written(&merge(halves.into(), &format));
             prop_assert_eq!(samples(&split), samples(&whole));
         }
-    }
+        Ok(())
+    });
 }
 
-fn passed(body: &str, answer: &OutputFormat) -> String {
-    let part = Input {
-        exposition: Some(parse_any(body).unwrap_or_else(|refusal| panic!("{refusal}\n{body}"))),
-        own: true,
-        ..Input::default()
-    };
-    written(&merge(vec![part], answer))
+fn is_open_metrics(body: &str) -> bool {
+    body.ends_with("# EOF\n")
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// A blank at its end sends a line down the parser's slow path, which decides what is right.
-    #[test]
-    fn the_fast_path_reads_what_the_slow_path_reads(bodies in bodies(any_taste())) {
-        let fast: Vec<String> = rendered(&bodies).into_iter().filter(|body| !body.ends_with("# EOF\n")).collect();
-        let slow: Vec<String> = fast
-            .iter()
-            .map(|body| body.split_inclusive('\n').map(|line| if line.starts_with('#') { line.to_owned() } else { line.replace('\n', " \n") }).collect())
-            .collect();
-        for answer in all_answers() {
-            prop_assert_eq!(merged(&fast, &answer), merged(&slow, &answer));
-        }
-    }
-}
-
-/// The order in which targets answer is not the order in which they are merged: what parsed first does not matter.
+/// Targets respond in any order, and their bodies are parsed in that order, with memory from a pool that earlier bodies
+/// have used. The response depends on the order of the inputs only.
 #[test]
 fn the_order_of_arrival_does_not_change_the_bytes() {
-    let bodies = [
-        "# TYPE x gauge\nx{pod=\"y\"} 1\n",
-        "x 2\n# TYPE y histogram\ny_bucket{le=\"1\"} 1\n",
-        "y 1\n",
-    ];
-    for answer in all_answers() {
-        let first = merged(&bodies, &answer);
-        for _ in 0..5 {
-            let mut parts: Vec<(usize, Input)> = targets(&bodies).into_iter().enumerate().rev().collect();
-            parts.sort_by_key(|(index, _)| *index);
-            let again = written(&merge(parts.into_iter().map(|(_, part)| part).collect(), &answer));
-            assert_eq!(again, first);
+    let arrivals = bodies(any_taste()).prop_flat_map(|bodies| {
+        let order: Vec<usize> = (0..bodies.len()).collect();
+        (Just(bodies), Just(order).prop_shuffle())
+    });
+    let pool = Pool::default();
+    for_inputs(arrivals, |(bodies, order)| {
+        let bodies = rendered(&bodies);
+        for format in all_formats() {
+            let expected = merged(&bodies, &format);
+            let mut arrived: Vec<(usize, Input)> = order
+                .iter()
+                .map(|&index| {
+                    let body = bodies[index].as_bytes().to_vec();
+                    let content_type = is_open_metrics(&bodies[index]).then_some(OPEN_METRICS);
+                    let exposition = pool.parse(body, content_type, &Limits::default()).ok();
+                    let input = Input {
+                        exposition,
+                        ..target(&format!("p{index}"), &bodies[index])
+                    };
+                    (index, input)
+                })
+                .collect();
+            arrived.sort_by_key(|(index, _)| *index);
+            let inputs = arrived.into_iter().map(|(_, input)| input).collect();
+            prop_assert_eq!(written(&pool.merge(inputs, &format)), expected);
         }
-    }
+        Ok(())
+    });
+}
+
+/// The response for one body, without added labels.
+fn passed(body: &str, format: &OutputFormat) -> String {
+    let exposition = parse_any(body).unwrap_or_else(|refusal| panic!("{refusal}\n{body}"));
+    written(&merge(vec![own(exposition)], format))
 }

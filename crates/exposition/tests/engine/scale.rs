@@ -33,7 +33,7 @@ fn run(bodies: &[String], format: Format) -> (Duration, usize) {
         .map(Exposition::n_held_bytes)
         .sum();
     let n_body: usize = bodies.iter().map(String::len).sum();
-    let merged = merge(parts, &answer(Client::Anybody, format));
+    let merged = merge(parts, &response_format(Client::Anybody, format));
     let mut n_written = 0;
     merged.write(1 << 18, &mut |chunk| {
         n_written += chunk.len();
