@@ -1,4 +1,5 @@
-//! Input, row by row: what is accepted, what is refused, and how it is written.
+//! Bodies: what is accepted, what is refused with which reason, and how it is written (rules `text-input`,
+//! `openmetrics-input`, `spelling`, `quoted-names`, `limits`).
 
 use super::*;
 
@@ -12,20 +13,30 @@ fn accepts(body: &str, expect: &str) {
     assert_eq!(passed(&[body], &answer), expect, "{body:?}");
 }
 
+/// A body is refused, and the refusal names the line and the reason.
 #[track_caller]
-fn refuses(body: impl AsRef<[u8]>) {
+fn refuses(body: impl AsRef<[u8]>, line: u64, reason: &str) {
     let body = body.as_ref();
     let content_type = body.ends_with(b"# EOF\n").then_some(OM);
-    let result = parse(body.to_vec(), content_type, &Limits::default());
-    assert!(result.is_err(), "accepted: {:?}", String::from_utf8_lossy(body));
+    refuses_as(content_type, body, line, reason);
 }
 
 #[track_caller]
-fn refuses_open_metrics(body: &str) {
-    assert!(
-        parse(body.as_bytes().to_vec(), Some(OM), &Limits::default()).is_err(),
-        "accepted: {body:?}"
-    );
+fn refuses_open_metrics(body: &str, line: u64, reason: &str) {
+    refuses_as(Some(OM), body.as_bytes(), line, reason);
+}
+
+#[track_caller]
+fn refuses_as(content_type: Option<&str>, body: &[u8], line: u64, reason: &str) {
+    let text = String::from_utf8_lossy(body);
+    match parse(body.to_vec(), content_type, &Limits::default()) {
+        Ok(_) => panic!("accepted: {text:?}"),
+        Err(refusal) => assert_eq!(
+            (refusal.kind, refusal.line, &*refusal.reason),
+            (RefusalKind::Parse, Some(line), reason),
+            "{text:?}"
+        ),
+    }
 }
 
 #[track_caller]
@@ -34,6 +45,20 @@ fn open_metrics_passes(body: &str) {
 }
 
 const A: &str = "# TYPE a untyped\n";
+
+// Reasons that several cases have.
+const NO_NAME: &str = "no metric name at the start of the line";
+const NO_LABEL_NAME: &str = "no label name where one should be";
+const NO_METADATA_NAME: &str = "no metric name after HELP, TYPE or UNIT";
+const NOT_A_NUMBER: &str = "the value is not a number";
+const NOT_MILLISECONDS: &str = "what follows the value is not a timestamp in milliseconds";
+const NOT_SECONDS: &str = "the timestamp is not a number of seconds";
+const UNKNOWN_TYPE: &str = "an unknown metric type";
+const VALUE_NOT_UTF8: &str = "a label value is not UTF-8";
+const COMMENT: &str = "a comment, which OpenMetrics does not have";
+const NO_EOF: &str = "the body does not end with # EOF";
+const AFTER_EOF: &str = "data after # EOF";
+const UNIT_NOT_IN_NAME: &str = "the unit is not the end of the metric's name";
 
 #[test]
 fn text_last_line_without_line_feed() {
@@ -63,9 +88,9 @@ fn text_no_blank_after_the_brace() {
 #[test]
 fn text_one_trailing_comma() {
     accepts("a{b=\"c\",} 1\n", &format!("{A}a{{b=\"c\"}} 1\n"));
-    refuses("a{,} 1\n");
-    refuses("a{b=\"c\",,} 1\n");
-    refuses("a{,b=\"c\"} 1\n");
+    refuses("a{,} 1\n", 1, NO_LABEL_NAME);
+    refuses("a{b=\"c\",,} 1\n", 1, NO_LABEL_NAME);
+    refuses("a{,b=\"c\"} 1\n", 1, NO_LABEL_NAME);
 }
 
 #[test]
@@ -75,9 +100,9 @@ fn text_missing_comma() {
 
 #[test]
 fn text_carriage_returns() {
-    refuses("a 1\r\n");
-    refuses("a 1 5\r\n");
-    refuses("# TYPE a gauge\r\na 1\n");
+    refuses("a 1\r\n", 1, NOT_A_NUMBER);
+    refuses("a 1 5\r\n", 1, NOT_MILLISECONDS);
+    refuses("# TYPE a gauge\r\na 1\n", 1, UNKNOWN_TYPE);
     accepts(
         "# HELP a x\r\na{b=\"c\r\"} 1\n",
         "# HELP a x\n# TYPE a untyped\na{b=\"c\r\"} 1\n",
@@ -86,17 +111,21 @@ fn text_carriage_returns() {
 
 #[test]
 fn text_byte_order_mark() {
-    refuses("\u{feff}a 1\n");
+    refuses("\u{feff}a 1\n", 1, NO_NAME);
 }
 
 #[test]
 fn text_invalid_utf8() {
-    refuses(b"a{b=\"\xff\"} 1\n");
-    refuses(b"# HELP a \xff\na 1\n");
+    refuses(b"a{b=\"\xff\"} 1\n", 1, VALUE_NOT_UTF8);
+    refuses(b"# HELP a \xff\na 1\n", 1, "the help text is not UTF-8");
     let body = b"# plain \xff\na{b=\"\xc3\xa9\"} 1\na{b=\"x\"} 1\n".to_vec();
     let exposition = parse(body, None, &Limits::default()).expect("only a comment is not UTF-8");
     assert_eq!(exposition.n_samples(), 2);
-    refuses(b"# plain \xff\na{b=\"x\"} 1\na{b=\"\xff\"} 1\n");
+    refuses(
+        b"# plain \xff\na{b=\"x\"} 1\na{b=\"\xff\"} 1\n",
+        3,
+        VALUE_NOT_UTF8,
+    );
 }
 
 #[test]
@@ -105,9 +134,9 @@ fn text_nul() {
         "# HELP a x\0y\na{b=\"c\0\"} 1\n",
         "# HELP a x\0y\n# TYPE a untyped\na{b=\"c\0\"} 1\n",
     );
-    refuses("a 1\n\0a 2\n");
-    refuses("a 1\0\n");
-    refuses("# c\0\na 1\n");
+    refuses("a 1\n\0a 2\n", 2, "a NUL at the start of a line");
+    refuses("a 1\0\n", 1, NOT_A_NUMBER);
+    refuses("# c\0\na 1\n", 1, "a NUL in a comment");
 }
 
 #[test]
@@ -134,9 +163,9 @@ fn text_nothing_to_say() {
 
 #[test]
 fn text_something_else() {
-    refuses("<html><body>404</body></html>\n");
-    refuses("{\"status\":\"ok\"}\n");
-    refuses("not found\n");
+    refuses("<html><body>404</body></html>\n", 1, NO_NAME);
+    refuses("{\"status\":\"ok\"}\n", 1, "no = after a label name");
+    refuses("not found\n", 1, NOT_A_NUMBER);
 }
 
 #[test]
@@ -145,9 +174,9 @@ fn text_metadata_keywords() {
         "#TYPE a gauge\n#  \tTYPE  a gauge\n# UNIT a x\na 1\n",
         "# TYPE a gauge\na 1\n",
     );
-    refuses("# HELP \na 1\n");
-    refuses("# TYPE \na 1\n");
-    refuses("# HELP 1a x\n");
+    refuses("# HELP \na 1\n", 1, NO_METADATA_NAME);
+    refuses("# TYPE \na 1\n", 1, NO_METADATA_NAME);
+    refuses("# HELP 1a x\n", 1, NO_METADATA_NAME);
     accepts("# HELP\na 1\n", &format!("{A}a 1\n"));
 }
 
@@ -164,9 +193,9 @@ fn text_type_is_byte_for_byte() {
         "stateset",
         "gaugehistogram",
     ] {
-        refuses(format!("# TYPE a {bad}\na 1\n"));
+        refuses(format!("# TYPE a {bad}\na 1\n"), 1, UNKNOWN_TYPE);
     }
-    refuses("# TYPE a\na 1\n");
+    refuses("# TYPE a\na 1\n", 1, UNKNOWN_TYPE);
     for good in ["counter", "gauge", "histogram", "summary", "untyped"] {
         assert_eq!(parsed(&format!("# TYPE a {good}\n")).n_samples(), 0);
     }
@@ -218,9 +247,10 @@ fn text_values_keep_their_bytes() {
     ] {
         accepts(&format!("a {value}\n"), &format!("{A}a {value}\n"));
     }
-    for value in ["+NaN", "-NaN", "1e400", "0x10", "0x1p3", "1_000", "1,5", ""] {
-        refuses(format!("a {value}\n"));
+    for value in ["+NaN", "-NaN", "1e400", "0x10", "0x1p3", "1_000", "1,5"] {
+        refuses(format!("a {value}\n"), 1, NOT_A_NUMBER);
     }
+    refuses("a \n", 1, "no value");
 }
 
 #[test]
@@ -230,17 +260,21 @@ fn text_timestamps_are_unsigned_milliseconds() {
         &format!("{A}a 1 9223372036854775807\n"),
     );
     for bad in ["-5", "+5", "1.5", "1e9", "9223372036854775808", "5 6"] {
-        refuses(format!("a 1 {bad}\n"));
+        refuses(format!("a 1 {bad}\n"), 1, NOT_MILLISECONDS);
     }
 }
 
 #[test]
 fn text_refused_after_parsing() {
-    refuses("a{x=\"1\",x=\"2\"} 1\n");
-    refuses("a{__name__=\"b\"} 1\n");
-    refuses("{\"\"} 1\n");
-    refuses("a{\"\"=\"1\"} 1\n");
-    refuses(b"{\"\xff\"} 1\n");
+    refuses("a{x=\"1\",x=\"2\"} 1\n", 1, "a label name occurs twice");
+    refuses(
+        "a{__name__=\"b\"} 1\n",
+        1,
+        "a label __name__ beside the metric name",
+    );
+    refuses("{\"\"} 1\n", 1, "the metric name is empty or not UTF-8");
+    refuses("a{\"\"=\"1\"} 1\n", 1, "a label name is empty or not UTF-8");
+    refuses(b"{\"\xff\"} 1\n", 1, "the metric name is empty or not UTF-8");
 }
 
 #[test]
@@ -272,8 +306,8 @@ fn text_quoted_names() {
         passed(&[body], &utf8),
         "# TYPE \"my.metric\" gauge\n{\"my.metric\",\"label.x\"=\"v\",plain=\"p\"} 1\n# TYPE legacy untyped\nlegacy 1\n",
     );
-    refuses("a{\"b\"} 1\n");
-    refuses("{\"a\",\"b\"} 1\n");
+    refuses("a{\"b\"} 1\n", 1, "a second metric name");
+    refuses("{\"a\",\"b\"} 1\n", 1, "a second metric name");
 }
 
 #[test]
@@ -292,20 +326,20 @@ fn text_a_refusal_names_line_and_excerpt() {
 
 #[test]
 fn openmetrics_has_no_slack() {
-    for bad in [
-        "a  1\n# EOF\n",
-        "a\t1\n# EOF\n",
-        "\na 1\n# EOF\n",
-        "# comment\n# EOF\n",
-        "a 1 \n# EOF\n",
-        " a 1\n# EOF\n",
-        "a{ b=\"c\"} 1\n# EOF\n",
-        "a 1\r\n# EOF\n",
-        "# EOF\r\n",
-        "#  TYPE a gauge\n# EOF\n",
-        "# TYPE  a gauge\n# EOF\n",
+    for (bad, reason) in [
+        ("a  1\n# EOF\n", "no value after one space"),
+        ("a\t1\n# EOF\n", "no value after one space"),
+        ("\na 1\n# EOF\n", NO_NAME),
+        ("# comment\n# EOF\n", COMMENT),
+        ("a 1 \n# EOF\n", "a blank at the end of the line"),
+        (" a 1\n# EOF\n", NO_NAME),
+        ("a{ b=\"c\"} 1\n# EOF\n", NO_LABEL_NAME),
+        ("a 1\r\n# EOF\n", NOT_A_NUMBER),
+        ("# EOF\r\n", COMMENT),
+        ("#  TYPE a gauge\n# EOF\n", COMMENT),
+        ("# TYPE  a gauge\n# EOF\n", NO_METADATA_NAME),
     ] {
-        refuses_open_metrics(bad);
+        refuses_open_metrics(bad, 1, reason);
     }
 }
 
@@ -317,15 +351,15 @@ fn openmetrics_ends_with_eof() {
     );
     let without = parse(b"a 1\n# EOF".to_vec(), Some(OM), &Limits::default());
     assert!(without.is_ok());
-    for bad in [
-        "a 1\n",
-        "a 1\n# EOF\n\n",
-        "# EOF\na 1\n",
-        "a 1\n# EOF\n# EOF\n",
-        "a 1",
-        "# EOFx",
+    for (bad, line, reason) in [
+        ("a 1\n", 2, NO_EOF),
+        ("a 1", 1, NO_EOF),
+        ("# EOFx", 1, NO_EOF),
+        ("a 1\n# EOF\n\n", 3, AFTER_EOF),
+        ("# EOF\na 1\n", 2, AFTER_EOF),
+        ("a 1\n# EOF\n# EOF\n", 3, AFTER_EOF),
     ] {
-        refuses_open_metrics(bad);
+        refuses_open_metrics(bad, line, reason);
     }
     assert!(parse(Vec::new(), Some(OM), &Limits::default()).is_ok());
 }
@@ -335,8 +369,8 @@ fn openmetrics_types() {
     open_metrics_passes("# TYPE a info\na_info{v=\"1\"} 1\n# EOF\n");
     open_metrics_passes("# TYPE a stateset\na{a=\"on\"} 1\na{a=\"off\"} 0\n# EOF\n");
     open_metrics_passes("# TYPE a gaugehistogram\na_bucket{le=\"+Inf\"} 1\na_gcount 1\na_gsum 2\n# EOF\n");
-    refuses_open_metrics("# TYPE a untyped\n# EOF\n");
-    refuses_open_metrics("# TYPE a\n# EOF\n");
+    refuses_open_metrics("# TYPE a untyped\n# EOF\n", 1, UNKNOWN_TYPE);
+    refuses_open_metrics("# TYPE a\n# EOF\n", 1, "no blank after the metric name");
 }
 
 #[test]
@@ -348,8 +382,8 @@ fn openmetrics_units() {
         "# TYPE a gauge\n# UNIT a \na 1\n# EOF\n",
         "# TYPE a gauge\na 1\n# EOF\n",
     );
-    refuses_open_metrics("# UNIT a seconds\n# EOF\n");
-    refuses_open_metrics("# UNIT seconds seconds\n# EOF\n");
+    refuses_open_metrics("# UNIT a seconds\n# EOF\n", 1, UNIT_NOT_IN_NAME);
+    refuses_open_metrics("# UNIT seconds seconds\n# EOF\n", 1, UNIT_NOT_IN_NAME);
 }
 
 #[test]
@@ -365,8 +399,8 @@ fn openmetrics_help_escapes_the_quote() {
 fn openmetrics_timestamps_keep_their_bytes() {
     open_metrics_passes("# TYPE a gauge\na 1 1700000000.123456789\n# EOF\n");
     open_metrics_passes("# TYPE a gauge\na 1 -1.5e3\n# EOF\n");
-    refuses_open_metrics("a 1 NaN\n# EOF\n");
-    refuses_open_metrics("a 1 +Inf\n# EOF\n");
+    refuses_open_metrics("a 1 NaN\n# EOF\n", 1, NOT_SECONDS);
+    refuses_open_metrics("a 1 +Inf\n# EOF\n", 1, NOT_SECONDS);
 }
 
 #[test]
