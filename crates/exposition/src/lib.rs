@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod content_type;
 mod gzip;
 mod index;
 mod merge;
@@ -30,6 +31,7 @@ pub use negotiate::{Format, OutputFormat, negotiate};
 pub use pool::Pool;
 pub use syntax::name::Escaping;
 
+use content_type::MediaType;
 use index::Index;
 use parse::Scratch;
 
@@ -228,17 +230,12 @@ fn parse_with(
     if body.len() > parse::MAX_BODY_BYTES {
         return refuse(RefusalKind::BodySize, "the body is larger than 4 GiB");
     }
-    let media = content_type
-        .unwrap_or_default()
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim();
-    if media.eq_ignore_ascii_case("application/vnd.google.protobuf") {
+    let media = content_type::media_type(content_type);
+    if media == MediaType::Protobuf {
         return refuse(RefusalKind::Protobuf, "protobuf, which was not asked for");
     }
     let at = |stop: parse::Stop| Refusal::at(body, stop.kind, stop.fault.at, stop.fault.reason);
-    let labelled = media.eq_ignore_ascii_case("application/openmetrics-text");
+    let labelled = media == MediaType::OpenMetrics;
     if labelled || ends_with_eof(body) {
         match parse::parse_into(body, true, limits, index, scratch) {
             Ok(()) => return Ok(Format::OpenMetrics),

@@ -35,6 +35,19 @@ pub(crate) struct ClientQuirks {
     pub(crate) normalizes_bounds: bool,
     /// It takes an empty label `exported_<name>` for present when it renames a label, as Prometheus before 2.43 does.
     pub(crate) empty_label_is_taken: bool,
+    pub(crate) exemplars: ExemplarSupport,
+}
+
+/// Where a scraper accepts exemplars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ExemplarSupport {
+    /// On counters and buckets only, as OpenMetrics says.
+    #[default]
+    ByType,
+    /// On samples whose names end in `_total` or `_bucket`: Prometheus before 2.43. One elsewhere fails the whole scrape.
+    ByName,
+    /// On all samples: Prometheus from 2.43 on.
+    Anywhere,
 }
 
 impl ClientQuirks {
@@ -50,10 +63,16 @@ impl ClientQuirks {
         let (major, minor) = (numbers.next().flatten(), numbers.next().flatten());
         // A build without a version is a recent one.
         let is_3 = version == Some("") || major.is_some_and(|major| major >= 3);
+        let is_before_2_43 = major == Some(2) && minor.is_some_and(|minor| minor < 43);
         Self {
             is_prometheus: version.is_some(),
             normalizes_bounds: names_escaping || is_3,
-            empty_label_is_taken: major == Some(2) && minor.is_some_and(|minor| minor < 43),
+            empty_label_is_taken: is_before_2_43,
+            exemplars: match version {
+                None => ExemplarSupport::ByType,
+                Some(_) if is_3 || major == Some(2) && !is_before_2_43 => ExemplarSupport::Anywhere,
+                Some(_) => ExemplarSupport::ByName,
+            },
         }
     }
 }
@@ -271,11 +290,13 @@ mod tests {
         is_prometheus: false,
         normalizes_bounds: false,
         empty_label_is_taken: false,
+        exemplars: ExemplarSupport::ByType,
     };
 
     const PROMETHEUS_3: ClientQuirks = ClientQuirks {
         is_prometheus: true,
         normalizes_bounds: true,
+        exemplars: ExemplarSupport::Anywhere,
         ..ANYBODY
     };
 
@@ -296,6 +317,7 @@ mod tests {
         let quirks = ClientQuirks {
             is_prometheus: true,
             empty_label_is_taken: true,
+            exemplars: ExemplarSupport::ByName,
             ..ANYBODY
         };
         let accept = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
@@ -317,6 +339,7 @@ mod tests {
                       text/plain;version=0.0.4;q=0.3,*/*;q=2";
         let quirks = ClientQuirks {
             is_prometheus: true,
+            exemplars: ExemplarSupport::Anywhere,
             ..ANYBODY
         };
         check(accept, "Prometheus/2.49.0", OM, quirks);

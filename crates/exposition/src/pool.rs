@@ -320,8 +320,8 @@ mod tests {
     #[test]
     fn tables_of_a_body_with_very_many_names_are_not_kept() {
         let pool = Pool::default();
-        let names: String = (0..100_000).map(|i| format!("name_{i} 1\n")).collect();
-        drop(pool.parse(names.into_bytes(), None, &Limits::default()));
+        let names = (0..100_000).flat_map(|i| format!("name_{i} 1\n").into_bytes());
+        drop(pool.parse(names.collect(), None, &Limits::default()));
         assert!(pool.kept().fresh.scratches.is_empty());
     }
 

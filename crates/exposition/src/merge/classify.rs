@@ -34,12 +34,13 @@ pub(super) fn in_text(kind: Type, suffix: Suffix) -> (FamilyName, Type) {
     match (kind, suffix) {
         (Type::Counter, Suffix::Bare) => (Source, Type::Counter),
         (Type::Counter, Suffix::Total) => (Sample, Type::Counter),
-        (Type::Counter | Type::Histogram | Type::Summary, Suffix::Created) => (Sample, Type::Gauge),
         (Type::Histogram, Suffix::Bucket | Suffix::Sum | Suffix::Count) => (Source, Type::Histogram),
         (Type::Summary, Suffix::Bare | Suffix::Sum | Suffix::Count) => (Source, Type::Summary),
-        // Text has no type for it, and its buckets may decrease, which those of a histogram may not.
-        (Type::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount) => (Sample, Type::Gauge),
-        (Type::Info, Suffix::Info) | (Type::StateSet | Type::Gauge, Suffix::Bare) => (Sample, Type::Gauge),
+        // Text has no type for a gauge histogram. Its buckets may decrease, which those of a histogram may not.
+        (Type::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount)
+        | (Type::Counter | Type::Histogram | Type::Summary, Suffix::Created)
+        | (Type::Info, Suffix::Info)
+        | (Type::StateSet | Type::Gauge, Suffix::Bare) => (Sample, Type::Gauge),
         _ => (Sample, Type::Unknown),
     }
 }

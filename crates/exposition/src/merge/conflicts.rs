@@ -189,13 +189,13 @@ pub(super) fn by_normalization(slots: &Slots, inputs: &[Input], format: &OutputF
         .collect()
 }
 
-/// Families in which a metric has samples with and without timestamps (rule `mixed-timestamps`).
+/// Families in which a metric has samples with and without timestamps (rule `mixed-timestamps`). Prometheus accepts them.
 pub(super) fn by_timestamps(slots: &Slots, inputs: &[Input], format: &OutputFormat) -> Vec<Found> {
     let has_timestamps = |input: &Input| {
         let exposition = input.exposition.as_ref();
         exposition.is_some_and(|exposition| exposition.index.has_timestamps)
     };
-    if !format.is_open_metrics() || !inputs.iter().any(has_timestamps) {
+    if !format.is_open_metrics() || format.quirks.is_prometheus || !inputs.iter().any(has_timestamps) {
         return Vec::new();
     }
     slots

@@ -50,7 +50,7 @@ struct Member {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     pub(super) names: Names,
-    slots: Vec<Slot>,
+    all: Vec<Slot>,
     members: Vec<Member>,
     by_key: HashMap<(NameId, Type), SlotId, foldhash::fast::RandomState>,
     /// Grouped by member, each member's in the order of the inputs.
@@ -66,19 +66,19 @@ fn to_u32(position: usize) -> u32 {
 
 impl Slots {
     pub(super) fn get(&self, id: SlotId) -> &Slot {
-        &self.slots[id.0 as usize]
+        &self.all[id.0 as usize]
     }
 
     /// The slot of a name and type, created where it is missing.
     pub(super) fn slot(&mut self, name: NameId, kind: Type) -> SlotId {
-        let Self { slots, by_key, .. } = self;
+        let Self { all, by_key, .. } = self;
         *by_key.entry((name, kind)).or_insert_with(|| {
-            slots.push(Slot {
+            all.push(Slot {
                 name,
                 kind,
                 first_member: None,
             });
-            SlotId(to_u32(slots.len() - 1))
+            SlotId(to_u32(all.len() - 1))
         })
     }
 
@@ -102,7 +102,7 @@ impl Slots {
     }
 
     fn attach(&mut self, member: MemberId, slot: SlotId) {
-        let slot = &mut self.slots[slot.0 as usize];
+        let slot = &mut self.all[slot.0 as usize];
         self.members[member.0 as usize].next = slot.first_member.replace(member);
     }
 
@@ -129,7 +129,7 @@ impl Slots {
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = SlotId> + use<> {
-        (0..to_u32(self.slots.len())).map(SlotId)
+        (0..to_u32(self.all.len())).map(SlotId)
     }
 
     pub(super) fn members(&self, slot: SlotId) -> impl Iterator<Item = MemberId> {
@@ -157,7 +157,7 @@ impl Slots {
 
     /// Moves the members of `from` to the slots that `target` names; a member whose target is `from` itself stays.
     pub(super) fn move_members(&mut self, from: SlotId, mut target: impl FnMut(&mut Self, NameId) -> SlotId) {
-        let mut next = self.slots[from.0 as usize].first_member.take();
+        let mut next = self.all[from.0 as usize].first_member.take();
         while let Some(member) = next {
             next = self.members[member.0 as usize].next;
             let name = self.sample_name(member);

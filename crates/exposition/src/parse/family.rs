@@ -428,6 +428,13 @@ impl Parser<'_> {
                 }
             }
         }
+        // A family without samples lends its HELP text to other targets (rule `help-and-unit`).
+        for named in 0..self.scratch.names.len() {
+            let entry = &self.scratch.names[named];
+            if entry.group == NONE && entry.help.is_some_and(|help| !help.is_empty()) {
+                self.group(narrow(named));
+            }
+        }
         for (group, &named) in self.index.groups.iter_mut().zip(&self.scratch.group_names) {
             let declared = &self.scratch.names[named as usize];
             group.kind = declared.kind;

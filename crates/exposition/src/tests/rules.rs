@@ -559,3 +559,145 @@ fn metric_order_ignores_samples_of_other_families() {
     );
     assert_eq!(non_canonical, canonical);
 }
+
+/// A target's own `up` stands for something else than ours (awaragi/prometheus-mssql-exporter#27).
+#[test]
+fn up_of_a_target_with_a_timestamp_is_left_out() {
+    for body in [
+        "up 0 1700000000000\n",
+        "# TYPE up gauge\nup 0 1700000000\n# EOF\n",
+    ] {
+        for format in [
+            text(),
+            open_metrics(),
+            prometheus(P2, Format::Text),
+            prometheus(P3, Format::OpenMetrics),
+        ] {
+            let merged = merge(targets(&[body]), &format);
+            let got = written(&merged);
+            let samples: Vec<&str> = got.lines().filter(|line| !line.starts_with('#')).collect();
+            assert_eq!(samples, ["up{pod=\"a\"} 1"], "{body}");
+            assert_eq!(merged.n_dropped(), 1);
+        }
+    }
+}
+
+/// `_created` samples look like other samples, and have no timestamp of their own (prometheus/prometheus#6541).
+#[test]
+fn mixed_timestamps_of_one_target_leave_types_and_exemplars_to_prometheus() {
+    let bodies = [
+        "# TYPE c counter\nc_total 1 1700000000\nc_created 1600000000\n# EOF\n",
+        "# TYPE c counter\nc_total 2 # {t=\"x\"} 1\nc_created 1600000001\n# EOF\n",
+    ];
+    let expect = "# TYPE c counter\nc_total{pod=\"a\"} 1 1700000000\nc_created{pod=\"a\"} 1600000000\n\
+                  c_total{pod=\"b\"} 2 # {t=\"x\"} 1\nc_created{pod=\"b\"} 1600000001\n# EOF\n";
+    for agent in [P2, P3] {
+        let merged = check(&bodies, &prometheus(agent, Format::OpenMetrics), expect);
+        assert_eq!(merged.conflicts(), []);
+    }
+    // The Python parser refuses a metric that mixes them, and a second family that claims its names.
+    let merged = check(
+        &bodies,
+        &open_metrics(),
+        "# TYPE c_total unknown\nc_total{pod=\"a\"} 1 1700000000\nc_total{pod=\"b\"} 2\n\
+         # TYPE c_created unknown\nc_created{pod=\"a\"} 1600000000\nc_created{pod=\"b\"} 1600000001\n# EOF\n",
+    );
+    assert_eq!(merged.conflicts()[0].kind, ConflictKind::Type);
+}
+
+/// One name with two types is invalid in every format (open-telemetry/opentelemetry-specification#2890).
+#[test]
+fn type_conflict_leaves_exemplars_to_prometheus() {
+    let bodies = [
+        "# TYPE x counter\nx_total 1 # {t=\"y\"} 1\n# EOF\n",
+        "# TYPE x_total gauge\nx_total 2\n",
+        "# TYPE h histogram\nh_bucket{le=\"1.0\"} 1 # {t=\"z\"} 1\nh_bucket{le=\"+Inf\"} 1\n# EOF\n",
+        "# TYPE h gauge\nh 3\n",
+    ];
+    for agent in [P2, P3] {
+        check(
+            &bodies,
+            &prometheus(agent, Format::OpenMetrics),
+            "# TYPE x_total unknown\nx_total{pod=\"a\"} 1 # {t=\"y\"} 1\nx_total{pod=\"b\"} 2\n\
+             # TYPE h_bucket unknown\nh_bucket{le=\"1.0\",pod=\"c\"} 1 # {t=\"z\"} 1\nh_bucket{le=\"+Inf\",pod=\"c\"} 1\n\
+             # TYPE h unknown\nh{pod=\"d\"} 3\n# EOF\n",
+        );
+    }
+}
+
+#[test]
+fn exemplars_that_prometheus_stores() {
+    let bodies = ["# TYPE g gauge\ng 1 # {t=\"x\"} 1\n# TYPE u unknown\nu_total 1 # {t=\"y\"} 1\n# EOF\n"];
+    let expect = |gauge: &str, total: &str| {
+        format!(
+            "# TYPE g gauge\ng{{pod=\"a\"}} 1{gauge}\n# TYPE u_total unknown\nu_total{{pod=\"a\"}} 1{total}\n# EOF\n"
+        )
+    };
+    let (on_gauge, on_total) = (" # {t=\"x\"} 1", " # {t=\"y\"} 1");
+    check(
+        &bodies,
+        &prometheus(P3, Format::OpenMetrics),
+        &expect(on_gauge, on_total),
+    );
+    // 2.42 fails the whole scrape over an exemplar on a gauge.
+    check(
+        &bodies,
+        &prometheus(P2, Format::OpenMetrics),
+        &expect("", on_total),
+    );
+    check(&bodies, &open_metrics(), &expect("", ""));
+}
+
+/// Components of one mesh write `istio_build` in several ways (istio/istio#47397).
+#[test]
+fn type_conflict_info_and_stateset_next_to_a_gauge_of_their_name_are_gauges() {
+    let bodies = [
+        "# TYPE istio_build info\nistio_build_info{component=\"ztunnel\"} 1\n\
+         # TYPE s stateset\ns{s=\"on\"} 1\n# EOF\n",
+        "# TYPE istio_build gauge\nistio_build{component=\"pilot\"} 1\n# TYPE s gauge\ns 2\n",
+        "# TYPE istio_build counter\nistio_build_total 3\n# EOF\n",
+    ];
+    for (format, end) in [(open_metrics(), "# EOF\n"), (text(), "")] {
+        let merged = check(
+            &bodies[..2],
+            &format,
+            &format!(
+                "# TYPE istio_build_info gauge\nistio_build_info{{component=\"ztunnel\",pod=\"a\"}} 1\n\
+                 # TYPE s gauge\ns{{s=\"on\",pod=\"a\"}} 1\ns{{pod=\"b\"}} 2\n\
+                 # TYPE istio_build gauge\nistio_build{{component=\"pilot\",pod=\"b\"}} 1\n{end}"
+            ),
+        );
+        assert_eq!(merged.conflicts(), []);
+    }
+    // A counter of that name keeps its type as well.
+    check(
+        &[bodies[0], bodies[2]],
+        &open_metrics(),
+        "# TYPE istio_build_info gauge\nistio_build_info{component=\"ztunnel\",pod=\"a\"} 1\n\
+         # TYPE s stateset\ns{s=\"on\",pod=\"a\"} 1\n\
+         # TYPE istio_build counter\nistio_build_total{pod=\"b\"} 3\n# EOF\n",
+    );
+}
+
+/// Some targets write the HELP text of a metric that they have no samples of yet, others samples without HELP
+/// (istio/istio#47397).
+#[test]
+fn help_and_unit_help_of_a_target_without_samples() {
+    let bodies = [
+        "# TYPE a gauge\na 1\n# TYPE c_total counter\nc_total 1\n# HELP b own\n# TYPE b gauge\nb 1\n",
+        "# HELP a help a\n# TYPE a gauge\n# HELP b other\n# HELP c_total help c\n# TYPE c_total counter\n",
+        "# HELP a too late\n",
+    ];
+    check(
+        &bodies,
+        &text(),
+        "# HELP a help a\n# TYPE a gauge\na{pod=\"a\"} 1\n# HELP c_total help c\n# TYPE c_total counter\nc_total{pod=\"a\"} 1\n\
+         # HELP b own\n# TYPE b gauge\nb{pod=\"a\"} 1\n",
+    );
+    check(
+        &bodies,
+        &open_metrics(),
+        "# TYPE a gauge\n# HELP a help a\na{pod=\"a\"} 1\n# TYPE c counter\n# HELP c help c\nc_total{pod=\"a\"} 1\n\
+         # TYPE b gauge\n# HELP b own\nb{pod=\"a\"} 1\n# EOF\n",
+    );
+}

@@ -1,7 +1,7 @@
 //! Exemplars in OpenMetrics responses (rule `exemplars`).
 
 use crate::index::{Suffix, Type};
-use crate::negotiate::OutputFormat;
+use crate::negotiate::{ExemplarSupport, OutputFormat};
 use crate::syntax::line::{self, Line};
 use crate::syntax::name::{self, Escaping};
 
@@ -9,6 +9,9 @@ use crate::syntax::name::{self, Escaping};
 const MAX_LABEL_CHARACTERS: usize = 128;
 
 /// Whether the exemplar of a line is written: if there is one, and if the scraper accepts it there.
+///
+/// Prometheus does not look at the type, so that a family which lost its type keeps its exemplars for Prometheus. Every
+/// other reader of OpenMetrics may be strict, and gets exemplars on counters and buckets only.
 pub(super) fn is_allowed(
     kind: Type,
     suffix: Suffix,
@@ -19,9 +22,15 @@ pub(super) fn is_allowed(
     if line.exemplar.is_none() {
         return false;
     }
-    let is_total = kind == Type::Counter && line.name.decode(body).ends_with(b"_total");
+    let name = line.name.decode(body);
+    let is_total = name.ends_with(Suffix::Total.as_str().as_bytes());
     let is_bucket = matches!(kind, Type::Histogram | Type::GaugeHistogram) && suffix == Suffix::Bucket;
-    if !is_total && !is_bucket {
+    let is_accepted = match format.quirks.exemplars {
+        ExemplarSupport::Anywhere => true,
+        ExemplarSupport::ByName => is_total || name.ends_with(Suffix::Bucket.as_str().as_bytes()),
+        ExemplarSupport::ByType => kind == Type::Counter && is_total || is_bucket,
+    };
+    if !is_accepted {
         return false;
     }
     let labels = &line.exemplar_labels;

@@ -39,7 +39,7 @@ impl RunWriter<'_> {
             out.clear();
             return;
         }
-        if self.format.is_open_metrics() {
+        if self.format.is_open_metrics() && line.exemplar.is_some() {
             let suffix = self
                 .exposition
                 .suffix(self.group(), &sample, &mut Line::default());

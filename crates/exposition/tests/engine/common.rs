@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) use exposition::{
-    Escaping, Exposition, Format, Input, Limits, Merged, OutputFormat, Pool, merge, negotiate, parse,
+    Escaping, Exposition, Format, Input, Limits, Merged, OutputFormat, merge, negotiate, parse,
 };
 
 pub(crate) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

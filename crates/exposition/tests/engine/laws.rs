@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use exposition::Pool;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -207,7 +208,7 @@ fn with_equal_bounds(
     for ((series, _), _) in &mut samples {
         for (name, value) in series.iter_mut() {
             if name == "le" && value == "Inf" {
-                *value = "+Inf".to_owned();
+                "+Inf".clone_into(value);
             }
             if client == Client::Prometheus3
                 && matches!(name.as_str(), "le" | "quantile")
