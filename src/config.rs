@@ -18,7 +18,7 @@ pub use environment::{Environment, UnknownVariable};
 pub use settings::{Kind, SETTINGS, Setting};
 pub use units::{format_go_duration, parse_bytes, parse_go_duration};
 
-use crate::targets::{DefaultPort, Discover, Selector};
+use crate::targets::{Cidr, CidrError, DefaultPort, Discover, Selector};
 
 /// Where a value came from, for error texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,6 +140,14 @@ pub struct Discovery {
     pub default_port: DefaultPort,
     /// Where targets of the selected pods are looked for.
     pub discover: Discover,
+    /// The namespaces whose monitors may select Services and pods of other namespaces.
+    pub monitor_namespaces: Vec<String>,
+    /// Ranges of addresses that are scraped although a pod of a cluster should not have them.
+    pub target_cidrs: Vec<Cidr>,
+    /// The most targets of one pod.
+    pub max_targets_per_pod: usize,
+    /// The longest label value in bytes, also of labels that the proxy adds; 0 is no limit.
+    pub max_label_value_length: u64,
     /// Our own pod's UID, where the deployment tells it.
     pub pod_uid: Option<String>,
     /// Our own pod's name, where it is not the host name.
@@ -295,6 +303,7 @@ impl Config {
             raw,
             problems: Vec::new(),
         };
+        let max_label_value_length = r.required("max-label-value-length", count);
         let config = Self {
             discovery: Discovery {
                 selector: r
@@ -310,6 +319,17 @@ impl Config {
                 namespaces: r.repeated("namespace", namespace),
                 default_port: r.required("default-port", default_port),
                 discover: r.required("discover", discover),
+                monitor_namespaces: r.repeated("monitor-namespaces", namespace),
+                target_cidrs: r.repeated("target-cidr", |text| {
+                    text.parse().map_err(|e: CidrError| e.to_string())
+                }),
+                max_targets_per_pod: r.required("max-targets-per-pod", |text| {
+                    text.parse()
+                        .ok()
+                        .filter(|n| (1..=65_536).contains(n))
+                        .ok_or("not a number from 1 to 65536".to_owned())
+                }),
+                max_label_value_length,
                 pod_uid: r.optional("pod-uid", |text| Ok(text.to_owned())),
                 pod_name: r.optional("pod-name", |text| Ok(text.to_owned())),
                 sharding: r.sharding(),
@@ -335,7 +355,7 @@ impl Config {
                 max_samples: r.required("max-samples", count),
                 max_labels: r.required("max-labels", count),
                 max_label_name_length: r.required("max-label-name-length", count),
-                max_label_value_length: r.required("max-label-value-length", count),
+                max_label_value_length,
                 target_ca: r.optional("target-ca", path),
                 target_insecure_skip_verify: r.required("target-insecure-skip-verify", boolean),
             },

@@ -12,6 +12,7 @@ mod replicas;
 mod scope;
 mod store;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use jiff::SignedDuration;
 use crate::config::{self, PodSource, Sharding};
 use crate::health::{Condition, Health, State};
 use crate::shutdown::Shutdown;
-use crate::targets::{SelfPod, ShardAssignment, TargetSet, TargetSettings};
+use crate::targets::{AddressPolicy, SelfPod, ShardAssignment, TargetSet, TargetSettings};
 use crate::telemetry::Telemetry;
 
 use store::Store;
@@ -156,9 +157,13 @@ pub async fn start(
     let source = Source::new(settings).await?;
     let target_settings = TargetSettings {
         default_port: settings.default_port,
-        self_pod: SelfPod {
-            uid: settings.pod_uid.clone(),
-            name: source.own_name(),
+        self_pod: source.self_pod(settings.pod_uid.clone()),
+        max_targets_per_pod: settings.max_targets_per_pod,
+        max_label_value_length: settings.max_label_value_length,
+        addresses: if is_cluster {
+            AddressPolicy::Pods(settings.target_cidrs.clone())
+        } else {
+            AddressPolicy::Any
         },
     };
     let (store, snapshots) = Store::new(target_settings, settings, health, Arc::clone(&telemetry));
@@ -176,6 +181,20 @@ pub async fn start(
         }
     };
     Ok((Handle { snapshots, store }, task.boxed()))
+}
+
+/// Returns the addresses of our own network interfaces, without loopback addresses.
+fn own_addresses() -> Vec<IpAddr> {
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => {
+            let addresses = interfaces.iter().map(|interface| interface.ip().to_canonical());
+            addresses.filter(|address| !address.is_loopback()).collect()
+        }
+        Err(error) => {
+            tracing::debug!(%error, "Cannot read the addresses of the network interfaces");
+            Vec::new()
+        }
+    }
 }
 
 const NO_SELECTOR: &str = "set POD_LABEL_SELECTOR or --labels";
@@ -210,10 +229,18 @@ impl Source {
         })
     }
 
-    fn own_name(&self) -> Option<(String, String)> {
+    /// Returns how to recognize this proxy's own pod.
+    fn self_pod(&self, uid: Option<String>) -> SelfPod {
         match self {
-            Self::Cluster(cluster) => Some(cluster.own_name()),
-            Self::Nothing | Self::Files(_) => None,
+            Self::Cluster(cluster) => SelfPod {
+                uid,
+                name: Some(cluster.own_name()),
+                addresses: own_addresses(),
+            },
+            Self::Nothing | Self::Files(_) => SelfPod {
+                uid,
+                ..SelfPod::default()
+            },
         }
     }
 

@@ -125,6 +125,26 @@ pub const SETTINGS: &[Setting] = &[
         "pods",
         "Where to look for targets of the selected pods: any of pods (their annotations), services (annotations of Services), podmonitors, servicemonitors.",
     ),
+    Setting {
+        repeatable: true,
+        ..value(
+            PODS,
+            "monitor-namespaces",
+            "NAME",
+            "",
+            "Monitors of this namespace may select Services and pods of other namespaces; may be repeated. Monitors of all other namespaces select in their own namespace only.",
+        )
+    },
+    Setting {
+        repeatable: true,
+        ..value(
+            PODS,
+            "target-cidr",
+            "CIDR",
+            "",
+            "Also scrape pods of a cluster at addresses in this range, such as 127.0.0.0/8; may be repeated. Without it, pods with a loopback, link-local or broadcast address are not scraped.",
+        )
+    },
     value(
         PODS,
         "default-port",
@@ -206,6 +226,13 @@ pub const SETTINGS: &[Setting] = &[
         "N",
         "256",
         "Bodies read at the same time, over all requests.",
+    ),
+    value(
+        LIMITS,
+        "max-targets-per-pod",
+        "N",
+        "16",
+        "Most targets of one pod; a pod that names more is scraped at the first ones.",
     ),
     value(
         LIMITS,

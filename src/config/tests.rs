@@ -84,6 +84,13 @@ fn each_bad_value_says_what_is_right() {
         );
     }
     check_problem("--namespace", "Not_One", "not a namespace name");
+    check_problem("--monitor-namespaces", "*", "not a namespace name");
+    check_problem(
+        "--target-cidr",
+        "10.0.0.1",
+        "not a range of IP addresses; use ADDRESS/PREFIX, for example 10.0.0.0/8 or fd00::/8",
+    );
+    check_problem("--max-targets-per-pod", "0", "not a number from 1 to 65536");
     check_problem("--log-format", "xml", "use text or json");
     check_problem("--adopt-identity", "maybe", "use true or false");
     check_problem("--secret", "", "an empty path");
@@ -150,6 +157,24 @@ fn namespaces_come_from_repeated_flags_or_a_list() {
     assert_eq!(config.discovery.namespaces, ["a", "b"]);
     let config = Config::try_new(&raw(&[("METRICS_PROXY_NAMESPACE", "a, b")])).unwrap();
     assert_eq!(config.discovery.namespaces, ["a", "b"]);
+}
+
+#[test]
+fn ranges_of_addresses_come_from_repeated_flags_or_a_list() {
+    let ranges = |pairs: &[(&str, &str)]| {
+        let config = Config::try_new(&raw(pairs)).unwrap();
+        let ranges = config.discovery.target_cidrs.iter();
+        ranges.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both = ["127.0.0.0/8", "fe80::/10"];
+    assert_eq!(
+        ranges(&[("--target-cidr", both[0]), ("--target-cidr", both[1])]),
+        both
+    );
+    assert_eq!(
+        ranges(&[("METRICS_PROXY_TARGET_CIDR", "127.0.0.0/8, fe80::/10")]),
+        both
+    );
 }
 
 #[test]

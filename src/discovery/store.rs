@@ -14,7 +14,7 @@ use super::{Snapshot, Snapshots, SyncState};
 use crate::config;
 use crate::health::{Condition, Health, State};
 use crate::targets::{
-    ClusterObjects, Discover, EvaluatedPod, MonitorIndex, Object, ObjectKey, ObjectKind, Pod, PodRef,
+    ClusterObjects, EvaluatedPod, MonitorIndex, MonitorSettings, Object, ObjectKey, ObjectKind, Pod, PodRef,
     Serving, ShardAssignment, TargetSet, TargetSettings, assemble,
 };
 use crate::telemetry::Telemetry;
@@ -151,7 +151,7 @@ pub(super) struct Store {
     health: Arc<Health>,
     telemetry: Arc<Telemetry>,
     inner: Mutex<Inner>,
-    discover: Discover,
+    monitor_settings: MonitorSettings,
     /// Apart from `inner`, since pods are looked at while that is free for others.
     rules: Mutex<Arc<MonitorIndex>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
@@ -171,6 +171,10 @@ impl Store {
             targets: Arc::default(),
             confirmed_at: None,
         }));
+        let monitor_settings = MonitorSettings {
+            discover: config.discover,
+            cross_namespace: config.monitor_namespaces.iter().cloned().collect(),
+        };
         let store = Self {
             settings,
             list_max_age: config.list_max_age,
@@ -184,9 +188,9 @@ impl Store {
                 held: Vec::new(),
                 object_sources: Vec::new(),
             }),
-            discover: config.discover,
+            monitor_settings: monitor_settings.clone(),
             rules: Mutex::new(Arc::new(MonitorIndex::new(
-                config.discover,
+                monitor_settings,
                 &ClusterObjects::default(),
             ))),
             snapshots,
@@ -256,7 +260,7 @@ impl Store {
                 objects.insert(*kind, name.clone(), object.clone());
             }
         }
-        let rules = Arc::new(MonitorIndex::new(self.discover, &objects));
+        let rules = Arc::new(MonitorIndex::new(self.monitor_settings.clone(), &objects));
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&rules);
         for entry in inner
             .sources
@@ -346,7 +350,7 @@ impl Store {
         let (started, now) = (Instant::now(), Timestamp::now());
         let entries = inner.sources.iter().flat_map(|source| source.pods.values());
         let pods = entries.map(|entry| &entry.prepared);
-        let mut set = assemble(pods, inner.share.as_ref(), now);
+        let mut set = assemble(pods, &self.settings.self_pod, inner.share.as_ref(), now);
         set.unsupported = self.rules().unsupported().to_vec();
         let took = started.elapsed();
         self.telemetry.discovery.built(&set, took.as_secs_f64());
@@ -516,7 +520,7 @@ impl SourceHandle {
 
     /// Whether something of ours matches on the pods' labels.
     pub(super) fn needs_labels(&self) -> bool {
-        self.store.discover.needs_objects()
+        self.store.monitor_settings.discover.needs_objects()
     }
 
     /// The whole of this source's pods. Replaces what it reported before.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::time::timeout_at;
 
-use super::{AppState, status};
+use super::AppState;
 use crate::scrape::{ScrapeError, ScrapeOutcome};
 use crate::telemetry::TargetSample;
 use exposition::{Exposition, Input, Limits};
@@ -61,7 +61,7 @@ fn target_samples(outcomes: &[ScrapeOutcome]) -> Vec<TargetSample> {
         let next = TargetSample {
             namespace: target.pod.namespace.clone(),
             pod: target.pod.name.clone(),
-            url: status::url_without_query(target),
+            url: target.public_url(),
             duration_seconds: outcome.duration.as_secs_f64(),
             n_samples: exposition.map_or(0, Exposition::n_samples),
             body_bytes: exposition.map_or(0, Exposition::n_bytes),

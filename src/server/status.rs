@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
 use crate::scrape::ScrapeOutcome;
-use crate::targets::{Scheme, Target};
+use crate::targets::Target;
 
 /// The latest scrape of one target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ pub struct TargetReport {
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
-    /// What is asked.
+    /// The URL without its query, since parameters may be secrets.
     pub url: String,
     /// The labels added to its samples.
     pub labels: Vec<(String, String)>,
@@ -124,25 +124,6 @@ fn last_scrape(at: &str, outcome: &ScrapeOutcome) -> LastScrape {
     }
 }
 
-/// The URL that is scraped.
-pub(super) fn url(target: &Target) -> String {
-    format!("{}{}", origin(target), target.path_and_query)
-}
-
-/// The URL that is scraped, without its query: parameters may hold secrets.
-pub(super) fn url_without_query(target: &Target) -> String {
-    let path = target.path_and_query.split('?').next().unwrap_or_default();
-    format!("{}{path}", origin(target))
-}
-
-fn origin(target: &Target) -> String {
-    let scheme = match target.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    format!("{scheme}://{}", target.address)
-}
-
 /// The report of a moment.
 pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
     let latest = status.latest();
@@ -161,7 +142,7 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
         TargetReport {
             namespace: target.pod.namespace.clone(),
             pod: target.pod.name.clone(),
-            url: url(target),
+            url: target.public_url(),
             labels: target.labels.clone(),
             health: health.to_owned(),
             last_scrape,

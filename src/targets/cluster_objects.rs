@@ -83,7 +83,7 @@ pub struct EndpointSlice {
     pub(super) service: String,
     /// Names and numbers of the TCP ports.
     pub(super) ports: Vec<(String, u16)>,
-    /// The UIDs of the pods behind the Service.
+    /// The UIDs of the pods behind the Service. They are references, which whoever writes the slice can set to any pod.
     pub(super) pods: Vec<String>,
 }
 

@@ -9,6 +9,7 @@
 //!
 //! Evaluation is done again only for pods that change, so that one changed pod among ten thousand costs one evaluation.
 
+mod address;
 mod annotations;
 mod cluster_objects;
 mod evaluate;
@@ -22,9 +23,10 @@ mod skip;
 
 use std::net::SocketAddr;
 
+pub use address::{AddressPolicy, Cidr, CidrError};
 pub use cluster_objects::{ClusterObjects, Discover, Object, ObjectKey, ObjectKind};
 pub use evaluate::{EvaluatedPod, SelfPod, TargetSettings};
-pub use monitors::MonitorIndex;
+pub use monitors::{MonitorIndex, MonitorSettings};
 pub use pod::{ContainerPort, Phase, Pod, Protocol};
 pub use selector::{Requirement, RequirementError, Selector, SelectorError};
 pub use set::{TargetSet, assemble, build};
@@ -92,6 +94,20 @@ pub struct Target {
     pub path_and_query: String,
     /// The labels that are added to each of its samples and to its `up`, in this order.
     pub labels: Vec<(String, String)>,
+}
+
+impl Target {
+    /// Returns the URL without its query, for labels, pages and log lines.
+    ///
+    /// The query may hold a credential (`prometheus.io/param_token`), which must appear nowhere.
+    pub fn public_url(&self) -> String {
+        format!("{}://{}{}", self.scheme.as_str(), self.address, self.path())
+    }
+
+    /// Returns the path without the query.
+    pub fn path(&self) -> &str {
+        self.path_and_query.split('?').next().unwrap_or_default()
+    }
 }
 
 /// A selected pod that is not scraped, or one endpoint of a pod, and why.

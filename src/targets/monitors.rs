@@ -4,7 +4,6 @@
 //! only name endpoints of selected pods.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::annotations::{self, Endpoint, Endpoints, ServiceAnnotations};
@@ -12,15 +11,42 @@ use super::cluster_objects::{EndpointSlice, Monitor, MonitorEndpoint, MonitorPor
 use super::skip::Skip;
 use super::{ClusterObjects, Discover, ObjectKey, Pod, SkipReason};
 
+/// Which objects are read, and which of them count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorSettings {
+    /// Where targets are looked for.
+    pub discover: Discover,
+    /// The namespaces whose monitors may name endpoints of pods in other namespaces.
+    ///
+    /// A monitor makes the proxy send requests to pods. Whoever may create a monitor in one namespace must not choose the
+    /// requests to the pods of all others.
+    pub cross_namespace: BTreeSet<String>,
+}
+
+impl Default for MonitorSettings {
+    fn default() -> Self {
+        Self {
+            discover: Discover::PODS,
+            cross_namespace: BTreeSet::new(),
+        }
+    }
+}
+
 /// For each pod the endpoints that Services and monitors name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct MonitorIndex {
-    discover: Discover,
-    /// By pod UID; Services before ServiceMonitors. All pods of one EndpointSlice share an entry.
-    by_pod: HashMap<String, Vec<Arc<[ServiceEndpoint]>>>,
+    settings: MonitorSettings,
+    /// Services before ServiceMonitors. All pods of one EndpointSlice share an entry.
+    by_pod: HashMap<PodKey, Vec<Arc<[ServiceEndpoint]>>>,
     pod_monitors: Vec<(ObjectKey, Monitor)>,
     unsupported: Vec<String>,
 }
+
+/// The namespace of an EndpointSlice and the UID of a pod that it names.
+///
+/// The namespace is part of the key, since an EndpointSlice can name a pod of any namespace. Only pods of its own namespace
+/// count.
+type PodKey = (String, String);
 
 /// An endpoint that a Service or a ServiceMonitor names.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,40 +61,45 @@ enum ServiceEndpoint {
     Skipped(Skip),
 }
 
-/// EndpointSlices by the namespace and the name of their Service.
-type SlicesByService<'a> = HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>;
+/// The namespaces that a monitor looks into.
+enum Reach<'a> {
+    All,
+    Names(BTreeSet<&'a str>),
+}
 
-impl Default for MonitorIndex {
-    fn default() -> Self {
-        Self {
-            discover: Discover::PODS,
-            by_pod: HashMap::new(),
-            pod_monitors: Vec::new(),
-            unsupported: Vec::new(),
+impl Reach<'_> {
+    fn contains(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Names(names) => names.contains(namespace),
         }
     }
 }
 
+/// EndpointSlices by the namespace and the name of their Service.
+type SlicesByService<'a> = HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>;
+
 impl MonitorIndex {
     /// Evaluates all objects.
-    pub fn new(discover: Discover, objects: &ClusterObjects) -> Self {
+    pub fn new(settings: MonitorSettings, objects: &ClusterObjects) -> Self {
+        let reads_services = settings.discover.services;
         let mut index = Self {
-            discover,
+            settings,
             ..Self::default()
         };
         let slices = slices_by_service(objects);
-        if discover.services {
+        if reads_services {
             index.add_services(objects, &slices);
         }
         for (key, monitor) in &objects.pod_monitors {
-            index.add_unsupported(&format!("PodMonitor {}/{}", key.0, key.1), monitor);
+            index.add_unsupported(&format!("PodMonitor {}/{}", key.0, key.1), &key.0, monitor);
             if monitor.broken.is_none() {
                 index.pod_monitors.push((key.clone(), monitor.clone()));
             }
         }
         for (key, monitor) in &objects.service_monitors {
             let place = format!("ServiceMonitor {}/{}", key.0, key.1);
-            index.add_unsupported(&place, monitor);
+            index.add_unsupported(&place, &key.0, monitor);
             if monitor.broken.is_none() {
                 index.add_service_monitor(&place, &key.0, monitor, objects, &slices);
             }
@@ -78,12 +109,12 @@ impl MonitorIndex {
 
     /// Returns whether the pods' own annotations are read.
     pub fn reads_pod_annotations(&self) -> bool {
-        self.discover.pods
+        self.settings.discover.pods
     }
 
     /// Returns whether anything besides the pods' own annotations is read.
     pub fn reads_objects(&self) -> bool {
-        self.discover.needs_objects()
+        self.settings.discover.needs_objects()
     }
 
     /// Returns the fields of monitors that are not supported, a sentence for each field or monitor.
@@ -94,9 +125,10 @@ impl MonitorIndex {
     /// Returns the endpoints of a pod that Services and monitors name, in order of precedence.
     pub(super) fn endpoints_of(&self, pod: &Pod) -> Endpoints {
         let mut found = Endpoints::default();
+        let key = (pod.id.namespace.clone(), pod.id.uid.clone());
         for endpoint in self
             .by_pod
-            .get(&pod.id.uid)
+            .get(&key)
             .into_iter()
             .flatten()
             .flat_map(|shared| shared.iter())
@@ -112,7 +144,8 @@ impl MonitorIndex {
             });
         }
         for ((namespace, name), monitor) in &self.pod_monitors {
-            if !monitor.matches(namespace, &pod.id.namespace, &pod.labels) {
+            let reach = self.reach_of(monitor, namespace);
+            if !reach.contains(&pod.id.namespace) || !monitor.matches_labels(&pod.labels) {
                 continue;
             }
             let place = format!("PodMonitor {namespace}/{name}");
@@ -129,7 +162,31 @@ impl MonitorIndex {
         found
     }
 
-    fn add_unsupported(&mut self, place: &str, monitor: &Monitor) {
+    /// Returns the namespaces that a monitor in the namespace `own` may look into.
+    fn reach_of<'a>(&self, monitor: &'a Monitor, own: &'a str) -> Reach<'a> {
+        let may_cross = self.settings.cross_namespace.contains(own);
+        match &monitor.namespaces {
+            Namespaces::Any if may_cross => Reach::All,
+            Namespaces::Names(names) => {
+                let names = names.iter().map(String::as_str);
+                Reach::Names(names.filter(|name| may_cross || *name == own).collect())
+            }
+            Namespaces::Any | Namespaces::Own => Reach::Names(BTreeSet::from([own])),
+        }
+    }
+
+    fn add_unsupported(&mut self, place: &str, own: &str, monitor: &Monitor) {
+        let asks_for_others = match &monitor.namespaces {
+            Namespaces::Own => false,
+            Namespaces::Any => true,
+            Namespaces::Names(names) => names.iter().any(|name| name != own),
+        };
+        if asks_for_others && !self.settings.cross_namespace.contains(own) {
+            self.unsupported.push(format!(
+                "{place}: spec.namespaceSelector is limited to its own namespace; \
+                 name {own} in --monitor-namespaces to let it select others"
+            ));
+        }
         let broken = monitor
             .broken
             .iter()
@@ -156,7 +213,7 @@ impl MonitorIndex {
                         vec![ServiceEndpoint::Skipped(Skip::new(skip.reason, detail))]
                     }
                 };
-                self.add(slice, endpoints);
+                self.add(namespace, slice, endpoints);
             }
         }
     }
@@ -169,30 +226,27 @@ impl MonitorIndex {
         objects: &ClusterObjects,
         slices: &SlicesByService<'_>,
     ) {
-        let namespaces: Vec<Option<&str>> = match &monitor.namespaces {
-            Namespaces::Own => vec![Some(monitor_namespace)],
-            Namespaces::Any => vec![None],
-            Namespaces::Names(names) => {
-                let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-                names.into_iter().map(Some).collect()
+        let services: Vec<_> = match self.reach_of(monitor, monitor_namespace) {
+            Reach::All => objects.services.iter().collect(),
+            Reach::Names(names) => {
+                let services = names.iter().map(|namespace| services_in(objects, namespace));
+                services.flatten().collect()
             }
         };
-        for namespace in namespaces {
-            for ((namespace, name), service) in services_in(objects, namespace) {
-                if monitor.matches_labels(&service.labels) {
-                    for slice in slices_of(slices, namespace, name) {
-                        self.add(slice, monitor_endpoints(monitor, slice, place));
-                    }
+        for ((namespace, name), service) in services {
+            if monitor.matches_labels(&service.labels) {
+                for slice in slices_of(slices, namespace, name) {
+                    self.add(namespace, slice, monitor_endpoints(monitor, slice, place));
                 }
             }
         }
     }
 
-    fn add(&mut self, slice: &EndpointSlice, endpoints: Vec<ServiceEndpoint>) {
+    fn add(&mut self, namespace: &str, slice: &EndpointSlice, endpoints: Vec<ServiceEndpoint>) {
         let endpoints: Arc<[ServiceEndpoint]> = endpoints.into();
         for pod in &slice.pods {
             self.by_pod
-                .entry(pod.clone())
+                .entry((namespace.to_owned(), pod.clone()))
                 .or_default()
                 .push(Arc::clone(&endpoints));
         }
@@ -218,18 +272,14 @@ fn slices_of<'a>(
     slices.get(&(namespace, service)).map_or(&[], Vec::as_slice)
 }
 
-/// Returns the Services of one namespace, or of all.
+/// Returns the Services of one namespace.
 fn services_in<'a>(
     objects: &'a ClusterObjects,
-    namespace: Option<&'a str>,
+    namespace: &'a str,
 ) -> impl Iterator<Item = (&'a ObjectKey, &'a Service)> {
-    let start = namespace.map_or(Bound::Unbounded, |namespace| {
-        Bound::Included((namespace.to_owned(), String::new()))
-    });
-    objects
-        .services
-        .range((start, Bound::Unbounded))
-        .take_while(move |((of, _), _)| namespace.is_none_or(|namespace| of == namespace))
+    let start = (namespace.to_owned(), String::new());
+    let services = objects.services.range(start..);
+    services.take_while(move |((of, _), _)| of == namespace)
 }
 
 /// Returns the endpoints of an annotated Service: the ports that it names, or all of its own.
@@ -300,16 +350,6 @@ impl MonitorEndpoint {
 }
 
 impl Monitor {
-    /// Returns whether a monitor in `own_namespace` selects an object of this namespace with these labels.
-    fn matches(&self, own_namespace: &str, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
-        let in_namespace = match &self.namespaces {
-            Namespaces::Own => own_namespace == namespace,
-            Namespaces::Any => true,
-            Namespaces::Names(names) => names.iter().any(|name| name == namespace),
-        };
-        in_namespace && self.matches_labels(labels)
-    }
-
     fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
         self.selector
             .as_ref()

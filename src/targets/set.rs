@@ -8,14 +8,14 @@ use super::evaluate::Lifecycle;
 use super::ownership::AddressOwners;
 use super::skip::Skip;
 use super::{
-    EvaluatedPod, MonitorIndex, Pod, PodRef, Serving, ShardAssignment, SkipReason, Skipped, Target,
+    EvaluatedPod, MonitorIndex, Pod, PodRef, SelfPod, Serving, ShardAssignment, SkipReason, Skipped, Target,
     TargetSettings,
 };
 
 /// All targets of a moment, and all selected pods that are not scraped.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TargetSet {
-    /// The targets, sorted by namespace, pod, port and path.
+    /// The targets, sorted by namespace, pod, UID, port and path, without duplicates.
     pub targets: Vec<Arc<Target>>,
     /// The pods and endpoints that are not scraped, sorted by namespace and pod.
     pub skipped: Vec<Skipped>,
@@ -37,18 +37,13 @@ impl TargetSet {
     /// Ask the newest set when a body is complete. If the pod has been deleted, has finished, or has lost its address to
     /// another pod in the meantime, nobody knows whose body that is.
     pub fn confirms(&self, target: &Target) -> bool {
-        fn names(target: &Target) -> (&str, &str) {
-            (&target.pod.namespace, &target.pod.name)
+        fn key(target: &Target) -> (&PodRef, u16, &str) {
+            (&target.pod, target.address.port(), &target.path_and_query)
         }
-        let start = self.targets.partition_point(|other| names(other) < names(target));
-        self.targets[start..]
-            .iter()
-            .take_while(|other| names(other) == names(target))
-            .any(|other| {
-                other.pod.uid == target.pod.uid
-                    && other.address == target.address
-                    && other.path_and_query == target.path_and_query
-            })
+        let found = self
+            .targets
+            .binary_search_by(|other| key(other).cmp(&key(target)));
+        found.is_ok_and(|at| self.targets[at].address == target.address)
     }
 
     fn skip(&mut self, pod: &EvaluatedPod, skip: Skip) {
@@ -77,7 +72,7 @@ pub fn build<'a>(
         .into_iter()
         .map(|pod| EvaluatedPod::new(pod, settings, &monitors))
         .collect();
-    assemble(&evaluated, None, now)
+    assemble(&evaluated, &settings.self_pod, None, now)
 }
 
 /// Makes the target set of a moment.
@@ -87,13 +82,17 @@ pub fn build<'a>(
 /// asks for cannot be scraped. [`TargetSet::next_change`] tells when to call this again although no pod has changed.
 pub fn assemble<'a>(
     pods: impl IntoIterator<Item = &'a EvaluatedPod>,
+    self_pod: &SelfPod,
     shard: Option<&ShardAssignment>,
     now: Timestamp,
 ) -> TargetSet {
     let mut pods: Vec<&EvaluatedPod> = pods.into_iter().collect();
     // Pods of one source are sorted already, and then this is one pass.
     pods.sort_by(|a, b| a.id.cmp(&b.id));
+    // Two sources may report the same pod.
+    pods.dedup_by(|a, b| a.id == b.id);
     let owners = AddressOwners::new(&pods, now);
+    let self_addresses = self_pod.decisive_addresses(&pods);
     let lost_times = pods.iter().filter_map(|pod| pod.lost_at());
     let mut set = TargetSet {
         targets: Vec::with_capacity(pods.len()),
@@ -108,7 +107,13 @@ pub fn assemble<'a>(
             Serving::HandingOver(end) => set.hand_over(pod, end),
             Serving::Other { .. } => {}
         }
-        match skip_reason(pod, serving, owners.other_owner(pod), now) {
+        let circumstances = Circumstances {
+            serving,
+            is_self: pod.is_self || pod.has_one_of(self_addresses),
+            other_owner: owners.other_owner(pod),
+            is_lost: pod.is_lost(now),
+        };
+        match skip_reason(pod, &circumstances) {
             Some(skip) => set.skip(pod, skip),
             None => add_endpoints(&mut set, pod, &owners),
         }
@@ -116,25 +121,29 @@ pub fn assemble<'a>(
     set
 }
 
+/// What is said about a pod by the other pods and by the time.
+struct Circumstances<'a> {
+    serving: Serving,
+    is_self: bool,
+    /// The pod that owns its address, if it is another one.
+    other_owner: Option<&'a EvaluatedPod>,
+    is_lost: bool,
+}
+
 /// Returns why nothing of this pod is scraped, or `None`.
 ///
 /// Often several reasons hold. The order of the arms is their precedence: what the pod's owner can change in a manifest
 /// comes first, what depends on time and on other pods comes last.
-fn skip_reason(
-    pod: &EvaluatedPod,
-    serving: Serving,
-    other_owner: Option<&EvaluatedPod>,
-    now: Timestamp,
-) -> Option<Skip> {
+fn skip_reason(pod: &EvaluatedPod, circumstances: &Circumstances<'_>) -> Option<Skip> {
     let skip = match pod {
-        _ if let Serving::Other { shard, total } = serving => Skip::new(
+        _ if let Serving::Other { shard, total } = circumstances.serving => Skip::new(
             SkipReason::OtherShard,
             format!("shard {shard} of {total} serves it (counted from 0)"),
         ),
         EvaluatedPod {
             opt_in: Err(skip), ..
         } => skip.clone(),
-        EvaluatedPod { is_self: true, .. } => Skip::new(SkipReason::SelfPod, "it is this proxy's own pod"),
+        _ if circumstances.is_self => Skip::new(SkipReason::SelfPod, "it is this proxy's own pod"),
         EvaluatedPod {
             lifecycle: Lifecycle::Pending,
             ..
@@ -155,13 +164,13 @@ fn skip_reason(
         | EvaluatedPod {
             address: Err(skip), ..
         } => skip.clone(),
-        _ if pod.is_lost(now) => Skip::new(
+        _ if circumstances.is_lost => Skip::new(
             SkipReason::Lost,
             "it should have been gone for more than a minute: its node seems lost",
         ),
         EvaluatedPod {
             address: Ok(address), ..
-        } if let Some(owner) = other_owner => Skip::new(
+        } if let Some(owner) = circumstances.other_owner => Skip::new(
             SkipReason::IpTaken,
             format!(
                 "its IP address {address} now belongs to the later pod {}",
@@ -188,7 +197,7 @@ fn add_endpoints(set: &mut TargetSet, pod: &EvaluatedPod, owners: &AddressOwners
                     format!(
                         "port {} and path {} at {} belong to the later pod {} on the same address",
                         target.address.port(),
-                        target.path_and_query,
+                        target.path(),
                         target.address.ip(),
                         owner.id,
                     ),

@@ -7,7 +7,7 @@ macro_rules! skip_reasons {
     ($($(#[$doc:meta])* $variant:ident => $word:literal,)*) => {
         /// Why a selected pod, or one endpoint of it, is not scraped.
         ///
-        /// The word is the label `kind` of `metrics_proxy_discovery_skipped`. Each word stands in
+        /// The word is the label `reason` of `metrics_proxy_discovery_skipped`. Each word stands in
         /// `docs/reference/annotations.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum SkipReason {
@@ -45,6 +45,10 @@ skip_reasons! {
     AmbiguousPort => "ambiguous_port",
     /// There is no port to scrape.
     NoPort => "no_port",
+    /// A path is too long.
+    BadPath => "bad_path",
+    /// The pod names more endpoints than are scraped of one pod.
+    TooMany => "too_many",
     /// No Service and no monitor names the pod, and annotations of pods are not read.
     NoMonitor => "no_monitor",
     /// Not all containers have started.

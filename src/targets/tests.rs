@@ -90,7 +90,11 @@ fn settings() -> TargetSettings {
         self_pod: SelfPod {
             uid: Some("u-me".to_owned()),
             name: Some(("ns".to_owned(), "proxy-0".to_owned())),
+            addresses: Vec::new(),
         },
+        max_targets_per_pod: 16,
+        max_label_value_length: 0,
+        addresses: AddressPolicy::Pods(Vec::new()),
     }
 }
 
@@ -488,6 +492,197 @@ fn a_set_confirms_only_the_same_pod_at_the_same_address() {
         confirmed("name=a ip=10.0.0.1 @port=2 phase=Running\nname=b ip=10.0.0.2 phase=Failed"),
         [false, true, false]
     );
+}
+
+/// A pod whose name has more than 63 characters has a host name that the kubelet cut.
+///
+/// Source: kubernetes/kubernetes#36965, kubeflow/kale#688.
+#[test]
+fn the_own_pod_is_recognized_by_a_host_name_that_was_cut() {
+    let host_name = "observability-metrics-proxy-aggregator-for-the-whole-mesh-7c9d8";
+    assert_eq!(host_name.len(), 63);
+    let own = |host_name: &str| TargetSettings {
+        self_pod: SelfPod {
+            uid: None,
+            name: Some(("ns".to_owned(), host_name.to_owned())),
+            addresses: Vec::new(),
+        },
+        ..settings()
+    };
+    let pods =
+        format!("name={host_name}f5b6c-x2x4z ip=10.0.0.1\nns=other name={host_name}f5b6c-x2x4z ip=10.0.0.2");
+    let show_all = |settings: &TargetSettings| show(&build_lines(&pods, settings));
+    let target = |ip: &str| format!("{host_name}f5b6c-x2x4z http://{ip}:80/metrics");
+    let skipped = format!("{host_name}f5b6c-x2x4z - self");
+    assert_eq!(show_all(&own(host_name)), [target("10.0.0.2"), skipped.clone()]);
+    assert_eq!(show_all(&own(&host_name[..60])), [target("10.0.0.2"), skipped]);
+    // A shorter host name was not cut, so that it is the name of another pod.
+    assert_eq!(
+        show_all(&own(&host_name[..59])),
+        [target("10.0.0.1"), target("10.0.0.2")]
+    );
+    // The UID leaves nothing to guess.
+    let mut settings = own(host_name);
+    settings.self_pod.uid = Some("u-other".to_owned());
+    assert_eq!(show_all(&settings), [target("10.0.0.1"), target("10.0.0.2")]);
+}
+
+#[test]
+fn the_own_pod_is_recognized_by_its_address_where_no_name_says_so() {
+    let settings = |uid: Option<&str>| TargetSettings {
+        self_pod: SelfPod {
+            uid: uid.map(str::to_owned),
+            name: Some(("ns".to_owned(), "node-7".to_owned())),
+            addresses: vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()],
+        },
+        ..settings()
+    };
+    let check = |pods: &str, uid, expect: &[&str]| {
+        assert_eq!(show(&build_lines(pods, &settings(uid))), expect);
+    };
+    check(
+        "name=a ip=10.0.0.1\nname=b ip=10.0.0.3,fd00::2",
+        None,
+        &["a http://10.0.0.1:80/metrics", "b - self"],
+    );
+    // On the host network several pods have the address of one node.
+    check(
+        "name=a ip=10.0.0.1 host=y\nname=b ip=10.0.0.2",
+        None,
+        &["a http://10.0.0.1:80/metrics", "b http://10.0.0.2:80/metrics"],
+    );
+    // The host name has found it already; the other pod only shows an address that was ours.
+    check(
+        "name=b ip=10.0.0.2\nname=node-7 ip=10.0.0.9",
+        None,
+        &["b http://10.0.0.2:80/metrics", "node-7 - self"],
+    );
+    check(
+        "name=b ip=10.0.0.2",
+        Some("u-x"),
+        &["b http://10.0.0.2:80/metrics"],
+    );
+}
+
+/// Annotations of 256 KiB hold 44,000 ports or 29,000 paths. All targets are scraped at the same time.
+#[test]
+fn a_pod_has_a_limited_number_of_targets() {
+    let ports =
+        |range: std::ops::Range<u16>| range.map(|port| port.to_string()).collect::<Vec<_>>().join(",");
+    let sixteen = build_lines(
+        &format!("name=a ip=10.0.0.1 @port={}", ports(100..116)),
+        &settings(),
+    );
+    assert_eq!((sixteen.targets.len(), sixteen.skipped.len()), (16, 0));
+    let many = build_lines(
+        &format!("name=a ip=10.0.0.1 @port={}", ports(100..20_100)),
+        &settings(),
+    );
+    assert_eq!(many.targets[..], sixteen.targets[..], "the first ones");
+    assert_eq!(
+        many.skipped
+            .iter()
+            .map(|skipped| skipped.detail.as_str())
+            .collect::<Vec<_>>(),
+        [
+            "it names 20000 endpoints, of which the first 16 are scraped; name fewer or raise --max-targets-per-pod"
+        ]
+    );
+    assert_eq!(many.skipped[0].reason, SkipReason::TooMany);
+    // Neither do bad entries fill the page.
+    let bad = build_lines(
+        &format!("name=a ip=10.0.0.1 @port={}", "x,".repeat(20_000)),
+        &settings(),
+    );
+    assert_eq!((bad.targets.len(), bad.skipped.len()), (0, 17));
+    // Of lists and duplicates only what differs counts.
+    let same = "7,".repeat(500) + "8";
+    check(
+        &format!("name=a ip=10.0.0.1 @port={same}"),
+        &[
+            "a http://10.0.0.1:7/metrics k8s_pod_port=7",
+            "a http://10.0.0.1:8/metrics k8s_pod_port=8",
+        ],
+    );
+}
+
+#[test]
+fn a_long_path_is_not_scraped() {
+    let path = |length: usize| format!("name=a ip=10.0.0.1 @path=/{}", "p".repeat(length - 1));
+    assert_eq!(build_lines(&path(1024), &settings()).targets.len(), 1);
+    check_reason(&path(1025), "a path at port 80 has 1025 bytes; use at most 1024");
+    check(&path(1025), &["a - bad_path"]);
+    // The limit for label values of a scraper counts too, or the scraper refuses the whole response.
+    let settings = TargetSettings {
+        max_label_value_length: 200,
+        ..settings()
+    };
+    let fits = 200 - "http://10.0.0.1:80".len();
+    assert_eq!(build_lines(&path(fits), &settings).targets.len(), 1);
+    let set = build_lines(&path(fits + 1), &settings);
+    assert_eq!(
+        set.skipped[0].detail,
+        "the URL of a path at port 80 has 201 bytes as a label; --max-label-value-length allows 200"
+    );
+    // The query is in no label.
+    let set = build_lines(&format!("{} @param_x={}", path(fits), "v".repeat(500)), &settings);
+    assert_eq!(set.targets.len(), 1);
+}
+
+/// Source: newrelic/nri-prometheus#47, VictoriaMetrics/VictoriaMetrics#5825.
+#[test]
+fn the_public_url_has_no_query() {
+    let pods = "name=a ip=10.0.0.1 @param_token=hush\nname=b ip=fd00::1 @path=/m?token=hush @scheme=https";
+    let set = build_lines(pods, &settings());
+    let urls: Vec<String> = set.targets.iter().map(|target| target.public_url()).collect();
+    assert_eq!(urls, ["http://10.0.0.1:80/metrics", "https://[fd00::1]:80/m"]);
+    assert!(
+        set.targets
+            .iter()
+            .all(|target| target.path_and_query.ends_with("token=hush"))
+    );
+}
+
+#[test]
+fn addresses_that_no_pod_has_are_no_targets() {
+    for ip in [
+        "127.0.0.1",
+        "169.254.169.254",
+        "::ffff:169.254.169.254",
+        "fe80::1",
+        "::1",
+        "255.255.255.255",
+    ] {
+        check(&format!("name=a ip={ip}"), &["a - bad_ip"]);
+    }
+    check("name=a ip=::ffff:10.0.0.1", &["a http://10.0.0.1:80/metrics"]);
+    // A mapped address is the same address.
+    check(
+        "name=a ip=::ffff:10.0.0.1 started=11:00:00\nname=b ip=10.0.0.1 started=11:00:01",
+        &["b http://10.0.0.1:80/metrics", "a - ip_taken"],
+    );
+    let files = TargetSettings {
+        addresses: AddressPolicy::Any,
+        ..settings()
+    };
+    let set = build_lines("name=a ip=127.0.0.1\nname=b ip=0.0.0.0", &files);
+    assert_eq!(show(&set), ["a http://127.0.0.1:80/metrics", "b - bad_ip"]);
+}
+
+/// Each complete body asks whether its target is still there, on a thread that serves requests.
+#[test]
+fn confirming_the_targets_of_one_pod_does_not_take_quadratic_time() {
+    let settings = TargetSettings {
+        max_targets_per_pod: 65_536,
+        ..settings()
+    };
+    let list: Vec<String> = (1..=50_000).map(|port: u16| port.to_string()).collect();
+    let set = build_lines(&format!("name=a ip=10.0.0.1 @port={}", list.join(",")), &settings);
+    assert_eq!(set.targets.len(), 50_000);
+    let started = std::time::Instant::now();
+    assert!(set.targets.iter().all(|target| set.confirms(target)));
+    // A walk over all targets took minutes in this build.
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
 }
 
 #[test]

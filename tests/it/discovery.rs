@@ -43,7 +43,8 @@ impl Drop for Running {
 impl Running {
     /// Starts discovery with these settings, named as their flags.
     async fn start(settings: &[(&'static str, &str)]) -> Self {
-        let mut raw = Raw::default();
+        // Test pods have loopback addresses, which a pod of a real cluster never has.
+        let mut raw = Raw::default().with("target-cidr", "127.0.0.0/8");
         for (name, value) in settings {
             raw = raw.with(name, *value);
         }

@@ -23,6 +23,7 @@ mod reconciler;
 mod release;
 mod rock;
 mod scrape;
+mod secrets_in_urls;
 mod server;
 mod spread;
 mod testbed;

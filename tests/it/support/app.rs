@@ -25,6 +25,8 @@ pub(crate) fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
             command.env(name, value);
         }
     }
+    // Test pods have loopback addresses, which a pod of a real cluster never has.
+    command.env("METRICS_PROXY_TARGET_CIDR", "127.0.0.0/8,::1/128");
     command.args(args).envs(env.iter().copied());
     command
 }
