@@ -66,10 +66,11 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
     });
     let pebble = (config.pebble.own_metrics && config.pebble.mode != PebbleMode::Off)
         .then(|| pebble::PebbleScraper::new(&config.pebble));
-    // With Pebble off as well: it names what cannot be had then, and ends us where the Pebble that started us is gone.
+    // Runs even with `--pebble off`: it still reports that the identity is unavailable, and still exits when the parent
+    // Pebble ends.
     let reconciling = reconciler::run(
         config.pebble.clone(),
-        config.listen.port,
+        &config.listen,
         Arc::clone(&health),
         Arc::clone(&telemetry),
         shutdown.clone(),

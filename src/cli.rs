@@ -36,7 +36,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(error) => error.exit(),
         },
         Some(("targets", matches)) => with_args(matches, targets::run),
-        Some(("identity", matches)) => with_args(matches, identity::run),
+        Some(("identity", matches)) => with_args(matches, async |args, config| {
+            // A charm sets the variable for the service. What a person removes or takes over by command is a decision of
+            // its own, so that only the flag counts.
+            let adopt = config.pebble.adopt_identity && matches.contains_id("adopt-identity");
+            identity::run(args, config, adopt).await
+        }),
         Some(("bootstrap", matches)) => with_args(matches, bootstrap::run),
         Some((name, _)) => {
             report(&format!("cannot run {name}: no such command"));

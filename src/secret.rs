@@ -1,24 +1,26 @@
-//! The mounted secret: read, understood, watched (shell; what understands it, `layouts`, is pure).
+//! The mounted secret: read (`mount`), parsed (`layouts`, pure), debounced and watched (shell).
 //!
-//! A directory with one file a key (a Kubernetes Secret volume, or files that the charm pushed), or one file: a map in
-//! YAML or JSON, or what `juju show-secret --reveal` prints. Passwords live in [`crate::credential::Password`], which is wiped when it is
+//! It is a directory with one file per key (a Kubernetes Secret volume, or files that the charm pushed), or one file: a
+//! map in YAML or JSON, or what `juju show-secret --reveal` prints. Passwords live in [`crate::credential::Password`], which is wiped when it is
 //! dropped and never shown.
 
+mod debounce;
 mod layouts;
 mod mount;
 mod watcher;
 
 use std::hash::{BuildHasher, RandomState};
 
+pub use debounce::StableSecret;
 pub use layouts::{parse_entries, parse_file};
 pub use mount::read;
-pub use watcher::{Believed, Watcher};
+pub use watcher::Watcher;
 
 use crate::credential::{Credential, PasswordError, UsernameError};
 
-/// Why a secret cannot be used; the identity that was in force stays then.
+/// Why a secret cannot be used. An identity that was written before stays.
 ///
-/// Short, since these are what `pebble checks` shows after `secret: `.
+/// The texts are short, because `pebble checks` shows them after `secret: `.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A key is not there; both are named where both are missing.
@@ -78,7 +80,7 @@ impl Refusal {
     }
 }
 
-/// One look at the secret.
+/// The secret as it was read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reading {
     /// No path, or no entry in it at all.
@@ -89,7 +91,7 @@ pub enum Reading {
     Usable(Credential),
 }
 
-/// Tells two readings apart without keeping them: a hash under a key that only this process knows.
+/// Tells two readings apart without keeping them: a hash with a key that only this process knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(u64);
 

@@ -24,7 +24,7 @@ pub(crate) struct BootstrapArgs {
 /// # Errors
 /// Where Pebble is not there, does not let us, or cannot start the service.
 pub(crate) async fn run(args: &BootstrapArgs, config: Config) -> anyhow::Result<u8> {
-    let installed = commands::install(&config.pebble, config.listen.port, args.print).await?;
+    let installed = commands::install(&config.pebble, &config.listen, args.print).await?;
     print(args.output, &installed, text)?;
     Ok(0)
 }
@@ -33,7 +33,7 @@ fn text(installed: &Installed) -> String {
     let mut text = String::new();
     if let Some(error) = &installed.pebble_error {
         let _ = writeln!(text, "# {error}");
-        let _ = writeln!(text, "# On a Pebble with nothing of ours:");
+        let _ = writeln!(text, "# In a Pebble without service and checks:");
     }
     let mut nothing = true;
     for task in &installed.tasks {

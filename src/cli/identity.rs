@@ -1,4 +1,4 @@
-//! `metrics-proxy identity`: set, remove and look at Pebble identities by hand, and hash passwords.
+//! `metrics-proxy identity`: set, remove and show Pebble identities, and hash passwords.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::credential::{Credential, Password, Username};
-use crate::pebble::{Ownership, hash_password};
+use crate::pebble::{Owner, hash_password};
 use crate::reconciler::commands::{self, Done, Status};
 
 /// Arguments of `identity`.
@@ -34,9 +34,9 @@ pub(crate) enum IdentityCommand {
         /// Its name
         username: String,
     },
-    /// Remove an identity of ours
+    /// Remove an identity that metrics-proxy has set
     Remove {
-        /// Its name; without one, all that are ours
+        /// Its name; without one, all that metrics-proxy has set
         username: Option<String>,
     },
     /// Print the hash of a password in the form that Pebble verifies; the password comes from a prompt or from
@@ -53,11 +53,11 @@ pub(crate) enum Output {
     Json,
 }
 
-/// Does it. Exit code 0, or 1 where `status` found something wrong.
+/// Runs the command. `adopt` is the flag `--adopt-identity`. Exit code 0, or 1 where `status` found a problem.
 ///
 /// # Errors
-/// Where it cannot be done.
-pub(crate) async fn run(args: &IdentityArgs, config: Config) -> anyhow::Result<u8> {
+/// Where Pebble cannot be reached, or refuses the command.
+pub(crate) async fn run(args: &IdentityArgs, config: Config, adopt: bool) -> anyhow::Result<u8> {
     let settings = &config.pebble;
     match &args.command {
         IdentityCommand::Status => {
@@ -68,12 +68,12 @@ pub(crate) async fn run(args: &IdentityArgs, config: Config) -> anyhow::Result<u
         IdentityCommand::Set { username } => {
             let username = Username::parse(username)?;
             let password = ask_password()?;
-            let done = commands::set(settings, &Credential { username, password }).await?;
+            let done = commands::set(settings, &Credential { username, password }, adopt).await?;
             print(args.output, &done, done_text)?;
             Ok(0)
         }
         IdentityCommand::Remove { username } => {
-            let done = commands::remove(settings, username.as_deref()).await?;
+            let done = commands::remove(settings, username.as_deref(), adopt).await?;
             print(args.output, &done, done_text)?;
             Ok(0)
         }
@@ -138,7 +138,7 @@ fn ask_password() -> anyhow::Result<Password> {
 
 fn done_text(done: &Done) -> String {
     match done.usernames.as_slice() {
-        [] => "nothing of ours is there\n".to_owned(),
+        [] => "no identity of metrics-proxy is there\n".to_owned(),
         names => format!("{}: {}\n", names.join(", "), done.result),
     }
 }
@@ -167,9 +167,9 @@ fn status_text(status: &Status) -> String {
     let _ = writeln!(text, "Secret:   {secret}");
     for identity in &status.identities {
         let owner = match identity.owner {
-            Some(Ownership::Secret) => "ours, from the secret",
-            Some(Ownership::ByHand) => "ours, set by hand",
-            None => "not ours",
+            Some(Owner::Secret(_)) => "of metrics-proxy, from the secret",
+            Some(Owner::Command) => "of metrics-proxy, set by command",
+            None => "of another writer",
         };
         let _ = writeln!(text, "Identity: {} ({}), {owner}", identity.name, identity.access);
     }

@@ -1,4 +1,4 @@
-//! Requests and answers: the socket, deadlines, the envelope.
+//! Requests and responses: the socket, deadlines, the envelope.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,13 +18,12 @@ use super::PebbleError;
 const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a write may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// More than any answer that we ask for; a plan of megabytes is somebody else's mistake.
+/// Larger than any response of Pebble's; a plan of megabytes is a mistake.
 const LIMIT_BYTES: usize = 16 << 20;
 
 /// A client of one Pebble. Cheap to clone.
 ///
-/// Each request has a connection of its own: requests are rare, and one that waits in a pool would meet a Pebble that
-/// was restarted.
+/// Each request has a connection of its own: requests are rare, and a pooled connection would break when Pebble restarts.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
@@ -42,7 +41,7 @@ struct Envelope {
 }
 
 impl Client {
-    /// A client of the Pebble at this socket. Nothing is asked yet.
+    /// A client of the Pebble at this socket. No request is sent yet.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
             socket: socket.into(),
@@ -57,11 +56,11 @@ impl Client {
         &self.socket
     }
 
-    /// Asks for a resource.
+    /// Fetches a resource.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, PebbleError> {
         let (request, status, body) = self.send(Method::GET, path, Bytes::new(), READ_LIMIT).await?;
         let envelope = envelope(&request, status, &body)?;
-        serde_json::from_value(envelope.result).map_err(|source| PebbleError::Answer { request, source })
+        serde_json::from_value(envelope.result).map_err(|source| PebbleError::Response { request, source })
     }
 
     /// Posts to a resource; returns the result and the id of the change that Pebble started, empty where it did not.
@@ -76,7 +75,7 @@ impl Client {
         Ok((envelope.result, envelope.change))
     }
 
-    /// The status and the bytes of a resource, whatever they are.
+    /// Fetches the status and the bytes of a resource, whatever they are.
     pub(super) async fn get_raw(
         &self,
         path: &str,
@@ -126,7 +125,7 @@ impl Client {
         match tokio::time::timeout(limit, exchange).await {
             Ok(Ok((status, body))) => Ok((name, status, body)),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(PebbleError::Late { request: name, limit }),
+            Err(_) => Err(PebbleError::Timeout { request: name, limit }),
         }
     }
 
@@ -145,11 +144,11 @@ impl Client {
     }
 }
 
-/// Reads the envelope; an error of Pebble's comes out with its own words.
+/// Parses the envelope. An error keeps Pebble's own words.
 fn envelope(request: &str, status: StatusCode, body: &[u8]) -> Result<Envelope, PebbleError> {
     let parsed = serde_json::from_slice::<Envelope>(body);
     if status.is_success() {
-        return parsed.map_err(|source| PebbleError::Answer {
+        return parsed.map_err(|source| PebbleError::Response {
             request: request.to_owned(),
             source,
         });
@@ -198,7 +197,7 @@ mod tests {
             "Pebble refused GET /v1/x (401): access denied",
         );
         check(502, "<html>", "Pebble refused GET /v1/x (502): 502 Bad Gateway");
-        check(200, "<html>", "cannot understand the answer to GET /v1/x");
+        check(200, "<html>", "cannot parse the response to GET /v1/x");
     }
 
     #[tokio::test]
@@ -226,7 +225,7 @@ mod tests {
             .get::<serde_json::Value>("/v1/system-info")
             .await
             .unwrap_err();
-        assert_eq!(error.to_string(), "no answer to GET /v1/system-info within 5s");
+        assert_eq!(error.to_string(), "no response to GET /v1/system-info within 5s");
         assert!(!error.is_absent());
     }
 }

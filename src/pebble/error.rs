@@ -1,75 +1,53 @@
-//! What can go wrong with a request to Pebble.
+//! Errors of a request to Pebble.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A request to Pebble that did not do what it should.
+/// A request to Pebble that failed. `request` is method and path.
 #[derive(Debug, thiserror::Error)]
 pub enum PebbleError {
-    /// There is no socket, or nobody listens on it.
+    /// There is no socket, nothing listens on it, or this user may not reach it.
     #[error("cannot connect to Pebble at {}", socket.display())]
     Connect {
-        /// The socket.
         socket: PathBuf,
-        /// The cause.
         #[source]
         source: hyper_util::client::legacy::Error,
     },
     /// The connection broke.
     #[error("cannot finish {request}")]
     Broken {
-        /// Method and path.
         request: String,
-        /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No answer in time.
-    #[error("no answer to {request} within {limit:?}")]
-    Late {
-        /// Method and path.
-        request: String,
-        /// What we would have waited.
-        limit: Duration,
-    },
-    /// Pebble's own error.
+    /// There was no response in time.
+    #[error("no response to {request} within {limit:?}")]
+    Timeout { request: String, limit: Duration },
+    /// Pebble's own error, in its words.
     #[error("Pebble refused {request} ({status}): {message}")]
     Refused {
-        /// Method and path.
         request: String,
-        /// The HTTP status.
         status: u16,
-        /// Pebble's words.
         message: String,
     },
-    /// An answer that is not Pebble's.
-    #[error("cannot understand the answer to {request}")]
-    Answer {
-        /// Method and path.
+    /// The response is not in Pebble's format.
+    #[error("cannot parse the response to {request}")]
+    Response {
         request: String,
-        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// An answer larger than any of Pebble's.
-    #[error("the answer to {request} exceeds {limit_bytes} bytes")]
-    TooLarge {
-        /// Method and path.
-        request: String,
-        /// The limit.
-        limit_bytes: usize,
-    },
-    /// Pebble's plan in words that we cannot read.
+    /// The response is larger than any of Pebble's.
+    #[error("the response to {request} exceeds {limit_bytes} bytes")]
+    TooLarge { request: String, limit_bytes: usize },
+    /// The plan cannot be parsed.
     #[error("cannot read Pebble's plan")]
     Plan(#[from] super::PlanError),
-    /// A change that Pebble started and that failed.
+    /// A change that Pebble started failed; `pebble tasks ID` shows more.
     #[error("Pebble's change {id} ended as {status}: {message}")]
     Change {
-        /// Its number, for `pebble tasks`.
         id: String,
-        /// How it ended.
         status: String,
-        /// Pebble's words.
         message: String,
     },
 }
@@ -89,26 +67,36 @@ impl PebbleError {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::Connect { .. } | Self::Broken { .. } | Self::Late { .. }
+            Self::Connect { .. } | Self::Broken { .. } | Self::Timeout { .. }
         )
     }
 
-    /// Whether nobody is there: no socket, or one that a Pebble left behind.
+    /// Whether there is no socket, or one that an ended Pebble left behind.
     pub fn is_absent(&self) -> bool {
+        matches!(
+            self.connect_error(),
+            Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+        )
+    }
+
+    /// Whether this user may not reach the socket, as in a folder of mode 0700.
+    pub fn is_forbidden(&self) -> bool {
+        self.connect_error() == Some(std::io::ErrorKind::PermissionDenied)
+    }
+
+    /// Why the operating system refused the connection.
+    fn connect_error(&self) -> Option<std::io::ErrorKind> {
         let Self::Connect { source, .. } = self else {
-            return false;
+            return None;
         };
         let mut cause: Option<&dyn std::error::Error> = Some(source);
         while let Some(error) = cause {
             if let Some(error) = error.downcast_ref::<std::io::Error>() {
-                return matches!(
-                    error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
-                );
+                return Some(error.kind());
             }
             cause = error.source();
         }
-        false
+        None
     }
 
     /// The word for metrics.
@@ -116,10 +104,10 @@ impl PebbleError {
         match self {
             Self::Connect { .. } => "connect",
             Self::Broken { .. } => "broken",
-            Self::Late { .. } => "late",
+            Self::Timeout { .. } => "timeout",
             Self::Refused { status: 401, .. } => "denied",
             Self::Refused { .. } => "refused",
-            Self::Answer { .. } | Self::TooLarge { .. } | Self::Plan(_) => "answer",
+            Self::Response { .. } | Self::TooLarge { .. } | Self::Plan(_) => "response",
             Self::Change { .. } => "change",
         }
     }

@@ -1,4 +1,4 @@
-//! `/v1/identities`, and hashes that Pebble verifies.
+//! `/v1/identities`, and password hashes that Pebble verifies.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{Client, Marker, PebbleError, Version};
 use crate::credential::{Password, Username};
 
-/// An identity as Pebble shows it.
+/// An identity as Pebble lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct IdentityInfo {
     /// `metrics`, `read`, `admin`, `untrusted`.
@@ -21,7 +21,7 @@ pub struct IdentityInfo {
 }
 
 impl IdentityInfo {
-    /// An identity of these types. For tests of what decides.
+    /// An identity of these types, for tests.
     pub fn new(access: &str, types: &[&str]) -> Self {
         Self {
             access: access.to_owned(),
@@ -32,7 +32,7 @@ impl IdentityInfo {
         }
     }
 
-    /// Whether it is what we would write: metrics access, a password, nothing else.
+    /// Whether it is of the kind that the proxy writes: metrics access, a password, nothing else.
     pub fn is_metrics_only(&self) -> bool {
         self.access == "metrics" && self.types.len() == 1 && self.types.contains_key("basic")
     }
@@ -45,14 +45,14 @@ pub struct Change {
     pub write: Option<Username>,
     /// Markers to set.
     pub mark: Vec<Marker>,
-    /// Names to remove; one that is not there does no harm.
+    /// Names to remove; Pebble ignores one that it does not have.
     pub remove: Vec<String>,
 }
 
 impl Change {
     fn to_json(&self, version: &Version, hash: Option<&str>) -> Value {
-        // Nothing hashes to `!`: a marker cannot log in, and could do nothing if it did. Pebble 1.19 has no other access
-        // than metrics for a password.
+        // No password hashes to `!`, so that a marker cannot log in, and `untrusted` could do nothing. Before 1.26 Pebble
+        // accepts a password with access metrics only.
         let access = if version.has_untrusted_passwords() {
             "untrusted"
         } else {
@@ -78,10 +78,10 @@ impl Change {
     }
 }
 
-/// Hashes a password as Pebble verifies it: sha512-crypt, 16 characters of fresh salt, no `rounds=`.
+/// Hashes a password in the one form that Pebble verifies: sha512-crypt, 16 characters of fresh salt, no `rounds=`.
 ///
-/// The rounds are the default 5,000, left out of the text: with `rounds=` Pebble's library accepts salts of one length
-/// only, and more of them would cost every scrape more time under Pebble's global lock.
+/// With `rounds=` Pebble's library accepts salts of one length only. The default of 5,000 rounds stands for itself; more
+/// rounds would cost each scrape of Pebble more time under its global lock.
 pub fn hash_password(password: &Password) -> Zeroizing<String> {
     // 12 bytes are 16 characters of the salt's alphabet.
     hash_with_salt(password.expose(), &rand::random::<[u8; 12]>())
@@ -100,7 +100,7 @@ impl Client {
         Ok(self.get::<Option<_>>("/v1/identities").await?.unwrap_or_default())
     }
 
-    /// Applies a change, all or nothing, to a Pebble of this version. `password` is that of [`Change::write`].
+    /// Applies a change, all of it or nothing, to a Pebble of this version. `password` is that of [`Change::write`].
     pub async fn change_identities(
         &self,
         version: &Version,
@@ -112,7 +112,8 @@ impl Client {
         self.post("/v1/identities", &body).await.map(|_| ())
     }
 
-    /// Tells whether we may write, by a change that changes nothing. A refusal makes Pebble log a CRITICAL line.
+    /// Finds out whether this process may write, by a change that changes nothing. A refusal makes Pebble log a CRITICAL
+    /// line.
     pub async fn is_admin(&self) -> Result<bool, PebbleError> {
         match self
             .change_identities(&Version::default(), &Change::default(), None)
@@ -127,7 +128,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Ownership;
+    use super::super::Owner;
     use super::*;
 
     /// Checked with `openssl passwd -6 -salt ................ hunter2`.
@@ -152,7 +153,7 @@ mod tests {
         let user = |name| Username::parse(name).unwrap();
         let change = Change {
             write: Some(user("new")),
-            mark: vec![Marker::new(user("new"), Ownership::Secret)],
+            mark: vec![Marker::new(user("new"), Owner::Secret(Some(15090)))],
             remove: vec!["old".to_owned(), "metrics-proxy-owner--old".to_owned()],
         };
         for (version, access) in [
@@ -166,14 +167,14 @@ mod tests {
                     "old": null,
                     "metrics-proxy-owner--old": null,
                     "new": {"access": "metrics", "basic": {"password": "$6$x$y"}},
-                    "metrics-proxy-owner--new": {"access": access, "basic": {"password": "!"}},
+                    "metrics-proxy-owner--15090-new": {"access": access, "basic": {"password": "!"}},
                 }})
             );
         }
     }
 
     #[test]
-    fn only_metrics_with_a_password_is_what_we_write() {
+    fn only_metrics_with_a_password_counts_as_our_kind() {
         let check = |json: Value| {
             serde_json::from_value::<IdentityInfo>(json)
                 .unwrap()

@@ -1,25 +1,25 @@
-//! What we want of Pebble, as values: the checks, the service, the identity.
+//! The layers that the proxy writes: its checks and, by the command `bootstrap`, its service.
 //!
-//! The files under `pebble-layers/` are the one source of truth: the rock ships them, and the program posts the
-//! same, rendered for its own port and level. What is rendered is a function of the configuration only, so that posting
-//! it again changes nothing. Pebble shows a plan in its own words (`60s` as `1m0s`, defaults filled in), so plans are
-//! compared by meaning.
+//! The files under `pebble-layers/` are the one source: the rock ships them, and the program posts the same, rendered
+//! for its own address, port and level. A layer depends on the configuration only, so that posting it again changes
+//! nothing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Meaning, Plan};
+use super::{EffectiveCheck, Plan};
 use crate::config::CheckLevel;
 
-/// The label of the layer with our checks.
+/// The label of the layer with the checks.
 pub const LABEL: &str = "metrics-proxy-self";
 
-/// The label of the layer with our service, posted by the command `bootstrap` only.
+/// The label of the layer with the service, posted by the command `bootstrap` only.
 pub const SERVICE_LABEL: &str = "metrics-proxy-service";
 
-/// The name of our service.
+/// The name of the service.
 pub const SERVICE: &str = "metrics-proxy";
 
 const SERVICE_YAML: &str = include_str!("../../pebble-layers/001-metrics-proxy.yaml");
@@ -27,18 +27,31 @@ const CHECKS_YAML: &str = include_str!("../../pebble-layers/002-metrics-proxy-se
 /// The port in the files, replaced by the configured one.
 const SHIPPED_PORT: u16 = 15090;
 
-/// What a layer depends on; nothing else may change its bytes.
+/// The configuration that a layer depends on; nothing else may change its bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    /// The port that we listen on.
+pub struct LayerInputs<'a> {
+    /// The address that the proxy listens on.
+    pub address: IpAddr,
+    /// The port that the proxy listens on.
     pub port: u16,
-    /// The level of our checks.
+    /// The level of the checks.
     pub level: Option<CheckLevel>,
     /// The mounted secret.
     pub secret: Option<&'a Path>,
 }
 
-/// A layer, as far as we write one.
+impl LayerInputs<'_> {
+    /// The host of the checks' URLs: a proxy that listens on every address is asked at `localhost`.
+    fn host(&self) -> String {
+        match self.address {
+            address if address.is_unspecified() => "localhost".to_owned(),
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        }
+    }
+}
+
+/// A layer with the fields that the proxy writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layer {
@@ -50,7 +63,7 @@ pub struct Layer {
     checks: BTreeMap<String, Check>,
 }
 
-/// A service, every field stated; no field that Pebble 1.19 lacks.
+/// A service, with every field stated and no field that Pebble 1.19 lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Service {
@@ -68,7 +81,7 @@ struct Service {
     kill_delay: String,
 }
 
-/// An HTTP check, every field stated; no field that Pebble 1.19 lacks.
+/// An HTTP check, with every field stated and no field that Pebble 1.19 lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Check {
@@ -89,24 +102,28 @@ struct HttpCheck {
 }
 
 impl Layer {
-    /// The layer with our checks, for this configuration.
-    pub fn checks(inputs: Inputs<'_>) -> Self {
+    /// The layer with the checks, for this configuration.
+    pub fn checks(inputs: LayerInputs<'_>) -> Self {
         let mut layer = Self::shipped(CHECKS_YAML);
+        let shipped = format!("localhost:{SHIPPED_PORT}/");
+        let configured = format!("{}:{}/", inputs.host(), inputs.port);
         for check in layer.checks.values_mut() {
-            check.http.url = check.http.url.replace(
-                &format!("localhost:{SHIPPED_PORT}/"),
-                &format!("localhost:{}/", inputs.port),
-            );
+            check.http.url = check.http.url.replace(&shipped, &configured);
             check.level = inputs.level.map(|level| level.as_str().to_owned());
         }
         layer
     }
 
-    /// The layer with our service. What differs from the defaults goes into its environment, so that the service does
-    /// what the checks expect of it.
-    pub fn service(inputs: Inputs<'_>) -> Self {
+    /// The layer with the service. What differs from the defaults goes into its environment, so that the checks ask the
+    /// address that it listens on.
+    pub fn service(inputs: LayerInputs<'_>) -> Self {
         let mut layer = Self::shipped(SERVICE_YAML);
         for service in layer.services.values_mut() {
+            if !inputs.address.is_unspecified() {
+                service
+                    .environment
+                    .insert("METRICS_PROXY_ADDRESS".to_owned(), inputs.address.to_string());
+            }
             if inputs.port != SHIPPED_PORT {
                 service
                     .environment
@@ -131,13 +148,13 @@ impl Layer {
         serde_yaml::from_str(yaml).expect("files under pebble-layers/ are layers; a test reads them")
     }
 
-    /// The layer as Pebble takes it. Equal layers give equal bytes.
+    /// The layer in YAML. Equal layers give equal bytes.
     pub fn to_yaml(&self) -> String {
         serde_yaml::to_string(self).expect("strings, numbers and maps with string keys are YAML")
     }
 
-    /// What the checks of this layer mean, by name.
-    pub fn check_meanings(&self) -> BTreeMap<String, Meaning> {
+    /// The checks of this layer as Pebble runs them, by name.
+    pub fn effective_checks(&self) -> BTreeMap<String, EffectiveCheck> {
         Plan::parse(&self.to_yaml())
             .expect("a layer reads as a plan")
             .checks
@@ -146,11 +163,13 @@ impl Layer {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::Duration;
 
     use super::*;
 
-    const INPUTS: Inputs<'static> = Inputs {
+    const INPUTS: LayerInputs<'static> = LayerInputs {
+        address: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         port: 15090,
         level: None,
         secret: None,
@@ -172,7 +191,7 @@ mod tests {
 
     #[test]
     fn port_and_level_reach_every_check() {
-        let layer = Layer::checks(Inputs {
+        let layer = Layer::checks(LayerInputs {
             port: 8080,
             level: Some(CheckLevel::Ready),
             ..INPUTS
@@ -199,8 +218,32 @@ mod tests {
     }
 
     #[test]
+    fn the_checks_ask_the_address_that_is_served() {
+        let urls = |address: &str| {
+            let inputs = LayerInputs {
+                address: address.parse().unwrap(),
+                ..INPUTS
+            };
+            Layer::checks(inputs).checks["metrics-proxy-alive"]
+                .http
+                .url
+                .clone()
+        };
+        for (address, url) in [
+            ("::", "http://localhost:15090/healthz"),
+            ("0.0.0.0", "http://localhost:15090/healthz"),
+            ("127.0.0.1", "http://127.0.0.1:15090/healthz"),
+            ("127.0.0.7", "http://127.0.0.7:15090/healthz"),
+            ("::1", "http://[::1]:15090/healthz"),
+        ] {
+            assert_eq!(urls(address), url);
+        }
+    }
+
+    #[test]
     fn the_service_is_told_what_differs_from_its_defaults() {
-        let layer = Layer::service(Inputs {
+        let layer = Layer::service(LayerInputs {
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 8080,
             level: Some(CheckLevel::Alive),
             secret: Some(Path::new("/secret")),
@@ -213,6 +256,7 @@ mod tests {
         assert_eq!(
             environment,
             [
+                "METRICS_PROXY_ADDRESS=127.0.0.1",
                 "METRICS_PROXY_CHECK_LEVEL=alive",
                 "METRICS_SECRET_PATH=/secret",
                 "PORT=8080"
@@ -221,21 +265,21 @@ mod tests {
     }
 
     #[test]
-    fn our_names_and_nothing_else() {
+    fn the_layer_defines_checks_of_its_own_names_only() {
         let layer = Layer::checks(INPUTS);
         assert!(layer.services.is_empty());
         assert!(
             layer
-                .check_meanings()
+                .effective_checks()
                 .keys()
                 .all(|name| name.starts_with("metrics-proxy-"))
         );
     }
 
-    /// What the two Pebbles print for our layer, and what a rock's layer (without `startup`) comes out as.
+    /// As both Pebbles print the layer, and as a rock's layer, which has no `startup`, is printed.
     #[test]
-    fn a_plan_in_pebbles_own_words_means_the_same() {
-        let ours = Layer::checks(INPUTS).check_meanings();
+    fn a_plan_in_pebbles_own_words_has_the_same_checks() {
+        let ours = Layer::checks(INPUTS).effective_checks();
         let shown = Layer::checks(INPUTS).to_yaml().replace("    ", "        ");
         assert_eq!(Plan::parse(&shown).unwrap().checks, ours);
         let of_a_rock: String = shown
@@ -246,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn meanings_follow_pebbles_defaults() {
+    fn effective_checks_have_pebbles_defaults() {
         let plan = Plan::parse(
             "checks:\n  a: {override: merge, period: 1m0s, timeout: 1.5s, http: {url: 'http://x'}}\n  \
              b: {override: replace, period: 1s, tcp: {port: 1}}\n",

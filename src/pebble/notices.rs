@@ -1,4 +1,4 @@
-//! `/v1/notices`: what the charm should know. Any local user may post one; no secret belongs in it.
+//! `/v1/notices`: what the charm should know. Every local user may read them, so they contain no secret.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ use super::{Client, PebbleError};
 pub struct Notice {
     /// Its key, after `canonical.com/metrics-proxy/`.
     pub key: &'static str,
-    /// Told with it.
+    /// Its data.
     pub data: BTreeMap<&'static str, String>,
-    /// Within this long the same notice does not wake the charm again.
+    /// For so long the same notice does not wake the charm again.
     pub repeat_after: Option<&'static str>,
 }
 
@@ -21,7 +21,7 @@ impl Notice {
     /// The domain and path before every key.
     pub const PREFIX: &'static str = "canonical.com/metrics-proxy/";
 
-    /// The secret is in force as an identity, anew.
+    /// The credential of the secret was written as an identity.
     pub fn identity_rotated(reason: &str) -> Self {
         Self {
             key: "identity-rotated",
@@ -30,7 +30,7 @@ impl Notice {
         }
     }
 
-    /// The secret cannot be used; the identity that was in force stays.
+    /// The secret cannot be used; an identity written before stays.
     pub fn secret_refused(reason: &str, message: &str) -> Self {
         Self {
             key: "secret-refused",
@@ -39,10 +39,10 @@ impl Notice {
         }
     }
 
-    /// Something may not be done: in Pebble, or in Kubernetes.
-    pub fn rights_missing(what: &str, message: &str) -> Self {
+    /// A permission is missing: `what` is `pebble` or `kubernetes`.
+    pub fn permission_missing(what: &str, message: &str) -> Self {
         Self {
-            key: "rights-missing",
+            key: "permission-missing",
             data: BTreeMap::from([("what", what.to_owned()), ("message", message.to_owned())]),
             repeat_after: Some("1h"),
         }

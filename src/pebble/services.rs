@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Client, PebbleError};
 
-/// A service as Pebble sees it.
+/// A service as Pebble lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ServiceInfo {
     /// Its name.
@@ -23,7 +23,7 @@ struct ChangeInfo {
 }
 
 impl Client {
-    /// All services of the plan.
+    /// Fetches the services of the plan.
     pub async fn services(&self) -> Result<Vec<ServiceInfo>, PebbleError> {
         Ok(self.get::<Option<_>>("/v1/services").await?.unwrap_or_default())
     }
@@ -45,7 +45,7 @@ impl Client {
                         message: change.err,
                     });
                 }
-                // Not ready yet: a change that waits for another may take its time.
+                // Not ready yet: a change may wait for another one.
                 Err(PebbleError::Refused { status: 504, .. }) => {}
                 Err(error) => return Err(error),
             }

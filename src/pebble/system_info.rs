@@ -1,4 +1,4 @@
-//! `/v1/system-info`, and who serves the socket.
+//! `/v1/system-info`, and the process that serves the socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use super::{Client, PebbleError};
 
-/// What Pebble says of itself.
+/// What Pebble says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct SystemInfo {
     /// Its version, as it writes it.
     #[serde(default)]
     pub version: Version,
-    /// Changes when the container starts anew; the kernel's own where Pebble is not PID 1, and then it tells nothing.
+    /// Another one after each start of Pebble where it is PID 1; else the kernel's, which tells nothing about Pebble.
     #[serde(default)]
     pub boot_id: String,
     /// Where it listens on TCP, from 1.21 on: `:38814`, `127.0.0.1:38813`.
@@ -24,7 +24,8 @@ pub struct SystemInfo {
 }
 
 impl SystemInfo {
-    /// Where to reach Pebble over TCP from beside it; `None` where it does not listen or does not say so.
+    /// Where to reach Pebble over TCP on this machine; `None` where it does not listen, does not say so, or listens on an
+    /// address that is not loopback: a credential is sent there in clear text.
     pub fn http_address(&self) -> Option<SocketAddr> {
         let text = self.http_address.as_deref()?;
         if let Some(port) = text.strip_prefix(':') {
@@ -41,7 +42,7 @@ impl SystemInfo {
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => IpAddr::V6(Ipv6Addr::LOCALHOST),
             address => address,
         };
-        Some(SocketAddr::new(address, port))
+        address.is_loopback().then(|| SocketAddr::new(address, port))
     }
 }
 
@@ -53,7 +54,7 @@ pub struct Version {
     major_minor: Option<(u32, u32)>,
 }
 
-/// The first Pebble known to take passwords for other access than metrics; 1.19 does not.
+/// The first Pebble that takes passwords for other access than metrics; 1.19 does not.
 const UNTRUSTED_PASSWORDS: (u32, u32) = (1, 26);
 
 /// The first Pebble with `/v1/metrics`, basic identities and the check field `startup`.
@@ -66,7 +67,7 @@ impl Version {
             .is_none_or(|version| version >= UNTRUSTED_PASSWORDS)
     }
 
-    /// Whether it lacks what we need. A version that we cannot read is taken for a new one.
+    /// Whether it lacks identities with passwords. A version that cannot be parsed counts as a new one.
     pub fn is_too_old(&self) -> bool {
         self.major_minor.is_some_and(|version| version < OLDEST)
     }
@@ -95,22 +96,30 @@ impl fmt::Display for Version {
 /// The process that serves the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its process id as we see it; `None` where it is in another pid namespace.
+    /// Its process id; `None` where it is in another pid namespace.
     pub pid: Option<i32>,
     /// Its user id.
     pub uid: u32,
 }
 
+impl Peer {
+    /// Whether a credential may be sent to it: Pebble runs as root or as the user of its services, and any other user
+    /// could have put a socket of its own at the path.
+    pub fn is_trusted(self, own_uid: u32) -> bool {
+        self.uid == 0 || self.uid == own_uid
+    }
+}
+
 impl Client {
-    /// Asks who Pebble is. Pebble logs nothing of it.
+    /// Fetches version, boot id and addresses. Pebble does not log this request.
     pub async fn system_info(&self) -> Result<SystemInfo, PebbleError> {
         self.get("/v1/system-info").await
     }
 
-    /// Asks the kernel who listens on the socket; Pebble is not asked.
+    /// The process that listens on the socket, as the kernel knows it.
     ///
     /// # Errors
-    /// Where nobody listens.
+    /// Where nothing listens.
     pub async fn peer(&self) -> std::io::Result<Peer> {
         let credentials = tokio::net::UnixStream::connect(self.socket())
             .await?
@@ -139,17 +148,33 @@ mod tests {
     }
 
     #[test]
-    fn http_addresses_are_reached_over_loopback() {
+    fn only_loopback_addresses_are_used() {
         check(":38814", Some("127.0.0.1:38814"));
         check("127.0.0.1:38813", Some("127.0.0.1:38813"));
         check("0.0.0.0:1", Some("127.0.0.1:1"));
         check("[::]:1", Some("[::1]:1"));
         check("[::1]:1", Some("[::1]:1"));
         check("localhost:1", Some("127.0.0.1:1"));
-        check("10.1.2.3:1", Some("10.1.2.3:1"));
+        check("127.0.0.7:1", Some("127.0.0.7:1"));
+        check("10.1.2.3:1", None);
+        check("[fd00::1]:1", None);
         check("pebble.local:1", None);
         check("", None);
         check(":http", None);
+    }
+
+    #[test]
+    fn only_root_and_the_own_user_are_trusted() {
+        let peer = |uid| Peer { pid: None, uid };
+        for (uid, own_uid, expect) in [
+            (0, 0, true),
+            (0, 1000, true),
+            (1000, 1000, true),
+            (1000, 0, false),
+            (1, 2, false),
+        ] {
+            assert_eq!(peer(uid).is_trusted(own_uid), expect, "{uid} seen by {own_uid}");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The proof that a credential works: Pebble never shows a hash again, so it is tried.
+//! Verification of a credential: Pebble never shows a hash, so the credential is tried.
 //!
-//! Spoken by hand, a head out and a status line back: an HTTP library would leave the Authorization header in buffers
-//! that nobody wipes.
+//! The requests are written without an HTTP library, which would leave the Authorization header in buffers that nothing
+//! wipes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,23 +15,23 @@ use zeroize::Zeroizing;
 use super::Client;
 use crate::credential::Credential;
 
-/// How long a proof may take: a hash or two under Pebble's global lock.
+/// How long a verification may take: one or two hashes under Pebble's global lock.
 const LIMIT: Duration = Duration::from_secs(5);
-/// More than any status line.
+/// Longer than any status line.
 const LINE_LIMIT_BYTES: usize = 256;
 
-/// What trying a credential showed.
+/// The result of trying a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// It is in force, with metrics access.
+pub enum Verification {
+    /// Pebble accepts it, with metrics access.
     Works,
-    /// It is not.
+    /// Pebble rejects it.
     Fails,
-    /// Could not be told.
+    /// The response does not tell.
     Unknown,
 }
 
-impl Proof {
+impl Verification {
     /// The word for metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,45 +43,62 @@ impl Proof {
 }
 
 impl Client {
-    /// Tries a credential on Pebble's TCP address. Costs Pebble one hash, and no security line.
-    pub async fn prove_over_http(&self, address: SocketAddr, credential: &Credential) -> Proof {
+    /// Tries a credential on Pebble's TCP address. This costs Pebble one hash, and it logs no security line.
+    ///
+    /// The password travels in clear text: the address is one of [`super::SystemInfo::http_address`], which is loopback.
+    pub async fn verify_over_http(&self, address: SocketAddr, credential: &Credential) -> Verification {
         let status = async {
             let stream = TcpStream::connect(address).await.ok()?;
-            ask(stream, "/v1/metrics", &address.to_string(), Some(credential)).await
+            get(stream, "/v1/metrics", &address.to_string(), Some(credential)).await
         };
         match within_limit(status).await {
-            Some(200) => Proof::Works,
-            Some(401) => Proof::Fails,
-            _ => Proof::Unknown,
+            Some(200) => Verification::Works,
+            Some(401) => Verification::Fails,
+            _ => Verification::Unknown,
         }
     }
 
-    /// Tries a credential on the socket, where Pebble does not listen on TCP: what matches is let in with metrics access
-    /// only, which is refused the services; what does not match is let in as our own user, who may read them. Makes
-    /// Pebble log a security line when the credential works.
-    pub async fn prove_over_socket(&self, credential: &Credential) -> Proof {
+    /// Tries a credential on the socket, where Pebble does not listen on TCP. A credential that works gets metrics access
+    /// only, so that `/v1/services` is refused; with one that does not work Pebble falls back to the user of this
+    /// process, who may read the services. Pebble logs a security line when the credential works.
+    pub async fn verify_over_socket(&self, credential: &Credential) -> Verification {
         let services = async |credential| {
             let stream = UnixStream::connect(self.socket()).await.ok()?;
-            ask(stream, "/v1/services", "localhost", credential).await
+            get(stream, "/v1/services", "localhost", credential).await
         };
-        // Without this, a user of ours that may not even read would count as proof.
+        // A user who may not read the services would otherwise look like a credential that works.
         if within_limit(services(None)).await != Some(200) {
-            return Proof::Unknown;
+            return Verification::Unknown;
         }
         match within_limit(services(Some(credential))).await {
-            Some(401) => Proof::Works,
-            Some(200) => Proof::Fails,
-            _ => Proof::Unknown,
+            Some(401) => Verification::Works,
+            Some(200) => Verification::Fails,
+            _ => Verification::Unknown,
         }
     }
+}
+
+/// Whether a program on this machine responds with 200 on this port.
+pub(crate) async fn responds_on_loopback(port: u16, path: &str) -> bool {
+    for host in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        let address = SocketAddr::new(host, port);
+        let status = async {
+            let stream = TcpStream::connect(address).await.ok()?;
+            get(stream, path, &address.to_string(), None).await
+        };
+        if within_limit(status).await == Some(200) {
+            return true;
+        }
+    }
+    false
 }
 
 async fn within_limit(status: impl Future<Output = Option<u16>>) -> Option<u16> {
     tokio::time::timeout(LIMIT, status).await.ok().flatten()
 }
 
-/// Sends a GET; returns the status of the answer, `None` where there is none.
-async fn ask(
+/// Sends a GET; returns the status of the response, `None` where there is none.
+async fn get(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     path: &str,
     host: &str,
@@ -99,7 +116,7 @@ async fn ask(
     parse_status(&line)
 }
 
-/// The head of a request, made in one buffer that is large enough: one that grows leaves copies behind.
+/// The head of a request, in one buffer that is large enough: a buffer that grows leaves copies in memory.
 fn head(path: &str, host: &str, credential: Option<&Credential>) -> Zeroizing<Vec<u8>> {
     let authorization = credential.map(authorization);
     let n_credential = authorization.as_ref().map_or(0, |value| value.len());
@@ -175,15 +192,15 @@ mod tests {
         }
     }
 
-    /// What an answer proves, over TCP: `None` is a server that hangs up.
+    /// What a response over TCP tells; `None` is a server that closes the connection.
     #[tokio::test]
-    async fn answers_prove_or_do_not() {
-        for (answer, expect) in [
-            (Some("200 OK"), Proof::Works),
-            (Some("401 Unauthorized"), Proof::Fails),
-            (Some("404 Not Found"), Proof::Unknown),
-            (Some("503 Service Unavailable"), Proof::Unknown),
-            (None, Proof::Unknown),
+    async fn each_response_has_its_result() {
+        for (response, expect) in [
+            (Some("200 OK"), Verification::Works),
+            (Some("401 Unauthorized"), Verification::Fails),
+            (Some("404 Not Found"), Verification::Unknown),
+            (Some("503 Service Unavailable"), Verification::Unknown),
+            (None, Verification::Unknown),
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
@@ -192,20 +209,23 @@ mod tests {
                 let mut request = vec![0; 4096];
                 let n = stream.read(&mut request).await.unwrap();
                 assert!(n > 0);
-                if let Some(answer) = answer {
+                if let Some(response) = response {
                     // In two pieces, as a network may.
                     stream.write_all(b"HTTP/1.").await.unwrap();
                     tokio::task::yield_now().await;
-                    let rest = format!("1 {answer}\r\ncontent-length: 0\r\n\r\n");
+                    let rest = format!("1 {response}\r\ncontent-length: 0\r\n\r\n");
                     stream.write_all(rest.as_bytes()).await.unwrap();
                 }
             };
             let client = Client::new("/nonexistent");
             let credential = credential();
-            let (proof, ()) = tokio::join!(client.prove_over_http(address, &credential), server);
-            assert_eq!(proof, expect, "{answer:?}");
+            let (result, ()) = tokio::join!(client.verify_over_http(address, &credential), server);
+            assert_eq!(result, expect, "{response:?}");
         }
         let client = Client::new("/nonexistent");
-        assert_eq!(client.prove_over_socket(&credential()).await, Proof::Unknown);
+        assert_eq!(
+            client.verify_over_socket(&credential()).await,
+            Verification::Unknown
+        );
     }
 }

@@ -1,73 +1,84 @@
-//! What a person, or a charm through exec, does by hand: install service and checks, set, remove and look at identities.
+//! What a person, or a charm by `exec`, does once: install service and checks, set, remove and show identities.
 //!
-//! Each is the same decision as the service's own, made once. Nothing here prints.
+//! Each command makes the same decisions as the service. Nothing here prints.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::decide::{Foreign, Step, Wanted, Why, decide_identity};
+use super::decide::{Action, ChangeReason, Desired, Foreign, Observed, plan_identity};
+use super::status::too_old;
 use crate::config;
 use crate::credential::{Credential, Username};
 use crate::pebble::{
-    Change, Client, IdentityInfo, Inputs, LABEL, Layer, Marker, Ownership, PebbleError, Proof, SERVICE,
-    SERVICE_LABEL, SystemInfo,
+    Change, Client, IdentityInfo, LABEL, Layer, LayerInputs, Marker, Owner, PebbleError, Plan, SERVICE,
+    SERVICE_LABEL, SystemInfo, Verification,
 };
 use crate::secret::{self, Reading};
 
-/// Why something by hand was not done.
+/// Why a command did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum ByHandError {
-    /// Pebble did not do it.
+pub enum CommandError {
+    /// The request to Pebble failed.
     #[error(transparent)]
     Pebble(#[from] PebbleError),
-    /// We may not write.
+    /// Pebble does not let this user write.
     #[error(
         "cannot write in Pebble as uid {own_uid}; run this as Pebble's own user or root, or add an identity with access admin and local user-id {own_uid}"
     )]
     Unprivileged {
-        /// Whom Pebble saw.
         own_uid: u32,
-        /// Pebble's words.
         #[source]
         source: PebbleError,
     },
-    /// Too old.
-    #[error("Pebble {0} is older than 1.19, the oldest that this works with")]
-    Old(String),
-    /// Somebody else's identity.
+    /// Another user than root or the own one serves the socket.
     #[error(
-        "cannot take {0}: an identity of that name carries no marker of ours; --adopt-identity takes it over"
+        "cannot trust the socket of Pebble: uid {uid} serves it, which is neither root nor uid {own_uid}; run this as that user"
+    )]
+    Untrusted { uid: u32, own_uid: u32 },
+    /// Pebble is too old.
+    #[error("Pebble {}", too_old(.0))]
+    TooOld(String),
+    /// The identity has no owner marker.
+    #[error(
+        "cannot take {0}: an identity of that name has no owner marker of metrics-proxy; --adopt-identity takes it over"
     )]
     Unmarked(Username),
-    /// Somebody else's identity, with other access.
+    /// The identity has another access or type.
     #[error("cannot take {0}: an identity of that name has other access than metrics; choose another name")]
     OtherAccess(Username),
-    /// Kept by the service.
+    /// The service keeps the identity.
     #[error(
         "cannot set {0}: it comes from the mounted secret; change that, or use --adopt-identity to take it over"
     )]
     FromSecret(Username),
-    /// Not there.
+    /// There is no such identity.
     #[error("cannot remove {0}: there is no such identity")]
     NotThere(String),
-    /// Not ours.
-    #[error("cannot remove {0}: it carries no marker of ours; --adopt-identity removes it all the same")]
-    NotOurs(String),
-    /// Written, but it does not work.
+    /// The identity has no owner marker.
+    #[error(
+        "cannot remove {0}: it has no owner marker of metrics-proxy; --adopt-identity removes it all the same"
+    )]
+    NotOwned(String),
+    /// The identity has another access or type, and no flag removes it.
+    #[error(
+        "cannot remove {0}: it has other access than metrics, so that another program needs it; remove it with `pebble remove-identities`"
+    )]
+    NotMetrics(String),
+    /// Pebble does not accept what was written.
     #[error("{0} is written, but Pebble does not accept the password")]
     Rejected(Username),
-    /// Our checks do not count.
-    #[error("the checks are added, but a later layer of the plan defines checks of the same names: {}", .0.join(", "))]
+    /// The plan has other checks of the same names.
+    #[error("the checks are added, but a later layer of the plan defines checks of the same names: {}; rename those", .0.join(", "))]
     Shadowed(Vec<String>),
 }
 
-/// Names the remedy where Pebble refuses us.
-fn privileged(error: PebbleError) -> ByHandError {
+/// Names the remedy where Pebble denies the request.
+fn privileged(error: PebbleError) -> CommandError {
     if error.is_denied() {
-        ByHandError::Unprivileged {
-            own_uid: rustix::process::geteuid().as_raw(),
+        CommandError::Unprivileged {
+            own_uid: own_uid(),
             source: error,
         }
     } else {
@@ -75,16 +86,37 @@ fn privileged(error: PebbleError) -> ByHandError {
     }
 }
 
-/// What there is to see of identities.
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Connects to a Pebble that is new enough and served by a user who may see a credential.
+async fn connect(client: &Client) -> Result<SystemInfo, CommandError> {
+    let info = client.system_info().await?;
+    if info.version.is_too_old() {
+        return Err(CommandError::TooOld(info.version.to_string()));
+    }
+    if let Ok(peer) = client.peer().await
+        && !peer.is_trusted(own_uid())
+    {
+        return Err(CommandError::Untrusted {
+            uid: peer.uid,
+            own_uid: own_uid(),
+        });
+    }
+    Ok(info)
+}
+
+/// The secret and the identities, as `identity status` shows them.
 #[derive(Debug, Serialize)]
 pub struct Status {
     /// Pebble's API socket.
     pub socket: String,
-    /// Pebble's version; absent where it does not answer.
+    /// Pebble's version; absent where it does not respond.
     pub pebble_version: Option<String>,
-    /// Why Pebble does not answer.
+    /// Why nothing more is known.
     pub pebble_error: Option<String>,
-    /// Where the credential is good for, when seen from beside Pebble.
+    /// Where Pebble listens on this machine.
     pub http_address: Option<String>,
     /// `none`, `absent`, `refused` or `usable`.
     pub secret: &'static str,
@@ -92,21 +124,21 @@ pub struct Status {
     pub secret_error: Option<String>,
     /// The secret's username.
     pub username: Option<Username>,
-    /// Whether the secret works; absent where there is none or it cannot be told.
+    /// Whether the credential works; absent where there is none or it cannot be found out.
     pub in_force: Option<bool>,
-    /// All identities of Pebble but markers.
-    pub identities: Vec<IdentityStatus>,
+    /// All identities of Pebble apart from owner markers.
+    pub identities: Vec<ListedIdentity>,
 }
 
 /// One identity.
 #[derive(Debug, Serialize)]
-pub struct IdentityStatus {
+pub struct ListedIdentity {
     /// Its name.
     pub name: String,
     /// Its access.
     pub access: String,
-    /// Who wrote it; absent where it is not ours.
-    pub owner: Option<Ownership>,
+    /// Who wrote it; absent where another writer did.
+    pub owner: Option<Owner>,
 }
 
 impl Status {
@@ -116,8 +148,8 @@ impl Status {
     }
 }
 
-/// Looks at identities and at the secret; changes nothing. Where Pebble has no HTTP address, trying the secret makes it
-/// log a security line.
+/// Reads the identities and the secret, and verifies the credential; changes nothing. Where Pebble has no HTTP address,
+/// the verification makes it log a security line.
 pub async fn status(settings: &config::Pebble) -> Status {
     let client = Client::new(&settings.socket);
     let mut status = Status {
@@ -149,31 +181,30 @@ pub async fn status(settings: &config::Pebble) -> Status {
         }
     };
     let seen = async {
-        let info = client.system_info().await?;
+        let info = connect(&client).await?;
         let identities = client.identities().await?;
-        Ok::<_, PebbleError>((info, identities))
+        Ok::<_, CommandError>((info, identities))
     };
     let (info, identities) = match seen.await {
         Ok(seen) => seen,
         Err(error) => {
-            status.pebble_error = Some(crate::pebble::chain(&error));
+            status.pebble_error = Some(crate::error::chain(&error));
             return status;
         }
     };
     status.pebble_version = Some(info.version.to_string());
     status.http_address = info.http_address().map(|address| address.to_string());
     if let Some(credential) = &credential {
-        // Over the socket a name that nobody has would be let in as ourselves, which proves nothing wrongly.
-        status.in_force = match prove(&client, &info, credential).await {
-            Proof::Works => Some(true),
-            Proof::Fails => Some(false),
-            Proof::Unknown => None,
+        status.in_force = match verify(&client, &info, credential).await {
+            Verification::Works => Some(true),
+            Verification::Fails => Some(false),
+            Verification::Unknown => None,
         };
     }
     status.identities = identities
         .iter()
         .filter(|(name, _)| Marker::parse(name).is_none())
-        .map(|(name, info)| IdentityStatus {
+        .map(|(name, info)| ListedIdentity {
             name: name.clone(),
             access: info.access.clone(),
             owner: owner(&identities, name),
@@ -182,130 +213,114 @@ pub async fn status(settings: &config::Pebble) -> Status {
     status
 }
 
-fn owner(identities: &BTreeMap<String, IdentityInfo>, name: &str) -> Option<Ownership> {
-    let username = Username::parse(name).ok()?;
-    [Ownership::Secret, Ownership::ByHand]
-        .into_iter()
-        .find(|ownership| identities.contains_key(&Marker::new(username.clone(), *ownership).name()))
+/// The owner of an identity by its markers; a secret comes before the command.
+fn owner(identities: &BTreeMap<String, IdentityInfo>, name: &str) -> Option<Owner> {
+    identities
+        .keys()
+        .filter_map(|marker| Marker::parse(marker))
+        .filter(|marker| marker.username.as_str() == name)
+        .map(|marker| marker.owner)
+        .min()
 }
 
-async fn prove(client: &Client, info: &SystemInfo, credential: &Credential) -> Proof {
+async fn verify(client: &Client, info: &SystemInfo, credential: &Credential) -> Verification {
     if let Some(address) = info.http_address() {
-        let proof = client.prove_over_http(address, credential).await;
-        if proof != Proof::Unknown {
-            return proof;
+        let result = client.verify_over_http(address, credential).await;
+        if result != Verification::Unknown {
+            return result;
         }
     }
-    client.prove_over_socket(credential).await
+    client.verify_over_socket(credential).await
 }
 
-/// What was done to identities.
+/// What a command did to identities.
 #[derive(Debug, Serialize)]
 pub struct Done {
     /// `created`, `rotated`, `adopted`, `tidied`, `removed`, or `unchanged`.
     pub result: &'static str,
-    /// The names that it was done to.
+    /// The names of those identities.
     pub usernames: Vec<String>,
 }
 
-/// Sets an identity, unless it works already. It stays until it is removed by hand: the service removes only what came
-/// from its secret.
-pub async fn set(settings: &config::Pebble, credential: &Credential) -> Result<Done, ByHandError> {
+/// Sets an identity, unless it works already. It stays until it is removed by command: the service removes only what
+/// came from its secret.
+pub async fn set(
+    settings: &config::Pebble,
+    credential: &Credential,
+    adopt: bool,
+) -> Result<Done, CommandError> {
     let client = Client::new(&settings.socket);
-    let info = client.system_info().await?;
-    if info.version.is_too_old() {
-        return Err(ByHandError::Old(info.version.to_string()));
-    }
+    let info = connect(&client).await?;
     let username = &credential.username;
-    let wanted = Wanted::Present {
+    let desired = Desired::Present {
         username: username.clone(),
-        ownership: Ownership::ByHand,
-        adopt: settings.adopt_identity,
+        owner: Owner::Command,
+        adopt,
     };
-    let mut proof = None;
+    let mut verification = None;
     let mut done = Done {
         result: "unchanged",
         usernames: vec![username.to_string()],
     };
     loop {
         let identities = client.identities().await.map_err(privileged)?;
-        if owner(&identities, username.as_str()) == Some(Ownership::Secret) && !settings.adopt_identity {
-            return Err(ByHandError::FromSecret(username.clone()));
+        if owner(&identities, username.as_str()).is_some_and(Owner::is_secret) && !adopt {
+            return Err(CommandError::FromSecret(username.clone()));
         }
-        match decide_identity(&wanted, &identities, proof) {
-            Step::Done => return Ok(done),
-            Step::Refuse(Foreign::Unmarked) => return Err(ByHandError::Unmarked(username.clone())),
-            Step::Refuse(Foreign::OtherAccess) => return Err(ByHandError::OtherAccess(username.clone())),
-            Step::Prove => proof = Some(prove(&client, &info, credential).await),
-            Step::Change(change, why) => {
+        let observed = Observed {
+            identities: &identities,
+            verification,
+            stopped_proxy: None,
+        };
+        match plan_identity(&desired, observed) {
+            Action::Done => return Ok(done),
+            Action::Refuse(Foreign::Unmarked) => return Err(CommandError::Unmarked(username.clone())),
+            Action::Refuse(Foreign::OtherAccess) => return Err(CommandError::OtherAccess(username.clone())),
+            Action::Refuse(Foreign::OtherProxy(_)) => return Err(CommandError::FromSecret(username.clone())),
+            Action::Verify => verification = Some(verify(&client, &info, credential).await),
+            Action::Change(change, reason) => {
                 let password = change.write.is_some().then_some(&credential.password);
                 client
                     .change_identities(&info.version, &change, password)
                     .await
                     .map_err(privileged)?;
-                proof = Some(prove(&client, &info, credential).await);
-                if proof == Some(Proof::Fails) {
-                    return Err(ByHandError::Rejected(username.clone()));
+                verification = Some(verify(&client, &info, credential).await);
+                if verification == Some(Verification::Fails) {
+                    return Err(CommandError::Rejected(username.clone()));
                 }
-                done.result = match why {
-                    // Taking over what the secret had named removes only that marker.
-                    Why::Renamed => Why::Adopted.as_str(),
-                    why => why.as_str(),
+                done.result = match reason {
+                    // An identity that the secret had named before loses only that marker.
+                    ChangeReason::Renamed => ChangeReason::Adopted.as_str(),
+                    reason => reason.as_str(),
                 };
             }
         }
     }
 }
 
-/// Removes the identity of this name, or all that are ours. One that comes from the mounted secret is put back by the
-/// service, which takes it for somebody else's doing.
-pub async fn remove(settings: &config::Pebble, name: Option<&str>) -> Result<Done, ByHandError> {
+/// Removes the identity of this name, or every identity with an owner marker. The running proxy writes the one of its
+/// mounted secret again. Only identities with metrics access are ever removed.
+pub async fn remove(
+    settings: &config::Pebble,
+    name: Option<&str>,
+    adopt: bool,
+) -> Result<Done, CommandError> {
     let client = Client::new(&settings.socket);
-    let info = client.system_info().await?;
+    let info = connect(&client).await?;
     let identities = client.identities().await.map_err(privileged)?;
-    let mut remove = Vec::new();
-    let mut usernames = Vec::new();
-    if let Some(name) = name {
-        if !identities.contains_key(name) || Marker::parse(name).is_some() {
-            return Err(ByHandError::NotThere(name.to_owned()));
-        }
-        if owner(&identities, name).is_none() && !settings.adopt_identity {
-            return Err(ByHandError::NotOurs(name.to_owned()));
-        }
-    }
-    let markers: Vec<(String, Marker)> = identities
-        .keys()
-        .filter_map(|name| Some((name.clone(), Marker::parse(name)?)))
-        .collect();
-    for (marker_name, marker) in markers {
-        let username = marker.username.as_str();
-        if name.is_some_and(|name| name != username) {
-            continue;
-        }
-        remove.push(marker_name);
-        // What somebody gave other access since is theirs; it only loses the marker.
-        let is_ours = identities
-            .get(username)
-            .is_some_and(IdentityInfo::is_metrics_only);
-        if is_ours && !usernames.iter().any(|seen| seen == username) {
-            usernames.push(username.to_owned());
-        }
-    }
-    if let Some(name) = name
-        && settings.adopt_identity
-        && usernames.is_empty()
-    {
-        usernames.push(name.to_owned());
-    }
-    remove.extend(usernames.iter().cloned());
-    if remove.is_empty() {
+    let removal = match name {
+        Some(name) => removal_of(&identities, name, adopt)?,
+        None => removal_of_owned(&identities, |_| true),
+    };
+    let names = [removal.markers, removal.usernames.clone()].concat();
+    if names.is_empty() {
         return Ok(Done {
             result: "unchanged",
-            usernames,
+            usernames: Vec::new(),
         });
     }
     let change = Change {
-        remove,
+        remove: names,
         ..Change::default()
     };
     client
@@ -314,8 +329,64 @@ pub async fn remove(settings: &config::Pebble, name: Option<&str>) -> Result<Don
         .map_err(privileged)?;
     Ok(Done {
         result: "removed",
-        usernames,
+        usernames: removal.usernames,
     })
+}
+
+/// What the command `identity remove` removes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Removal {
+    usernames: Vec<String>,
+    markers: Vec<String>,
+}
+
+/// One identity by its name. Without an owner marker it is removed only with `adopt`, and one that is not of the kind
+/// that the proxy writes never: Juju's `charm` is an admin, and the charm would lose its access.
+fn removal_of(
+    identities: &BTreeMap<String, IdentityInfo>,
+    name: &str,
+    adopt: bool,
+) -> Result<Removal, CommandError> {
+    let identity = match identities.get(name) {
+        Some(identity) if Marker::parse(name).is_none() => identity,
+        _ => return Err(CommandError::NotThere(name.to_owned())),
+    };
+    let mut removal = removal_of_owned(identities, |username| username == name);
+    if removal.markers.is_empty() {
+        if !adopt {
+            return Err(CommandError::NotOwned(name.to_owned()));
+        }
+        if !identity.is_metrics_only() {
+            return Err(CommandError::NotMetrics(name.to_owned()));
+        }
+        removal.usernames.push(name.to_owned());
+    }
+    Ok(removal)
+}
+
+/// The chosen identities with an owner marker. One that another writer gave other access loses only its marker.
+fn removal_of_owned(
+    identities: &BTreeMap<String, IdentityInfo>,
+    is_chosen: impl Fn(&str) -> bool,
+) -> Removal {
+    let mut removal = Removal::default();
+    for (marker_name, marker) in identities
+        .keys()
+        .filter_map(|name| Some((name, Marker::parse(name)?)))
+    {
+        let username = marker.username.to_string();
+        if !is_chosen(&username) {
+            continue;
+        }
+        removal.markers.push(marker_name.clone());
+        let is_unchanged = identities
+            .get(&username)
+            .is_some_and(IdentityInfo::is_metrics_only);
+        if is_unchanged && !removal.usernames.contains(&username) {
+            removal.usernames.push(username);
+        }
+    }
+    removal
 }
 
 /// What `bootstrap` does, or would do.
@@ -329,7 +400,7 @@ pub enum Task {
         /// Its YAML.
         layer: String,
     },
-    /// Leaves a service of our name as the plan has it.
+    /// Leaves the service as the plan has it.
     KeepService {
         /// Its name.
         service: &'static str,
@@ -352,49 +423,79 @@ pub struct Installed {
     pub pebble_error: Option<String>,
 }
 
-/// Installs service and checks where the plan lacks them, and starts the service where it does not run. Doing it again
-/// changes nothing. With `dry_run` it only tells; without a Pebble it tells everything then.
+/// Installs service and checks where the plan lacks them, and starts the service where it does not run. A second run
+/// changes nothing. With `dry_run` it only shows the tasks; without a Pebble it shows all of them.
 ///
-/// A service of our name that is in the plan already is the charm's (or the rock's) and stays as it is. Nothing else is
-/// replanned, started or stopped.
-pub async fn install(settings: &config::Pebble, port: u16, dry_run: bool) -> Result<Installed, ByHandError> {
-    let inputs = Inputs {
-        port,
-        level: settings.check_level,
-        secret: settings.secret.as_deref().map(Path::new),
-    };
-    let (service, checks) = (Layer::service(inputs), Layer::checks(inputs));
+/// A service of the name that is in the plan already belongs to the charm or the rock and stays as it is. No other
+/// service is replanned, started or stopped.
+pub async fn install(
+    settings: &config::Pebble,
+    listen: &config::Listen,
+    dry_run: bool,
+) -> Result<Installed, CommandError> {
+    let layers = Layers::new(settings, listen);
     let client = Client::new(&settings.socket);
     if let Ok(info) = client.system_info().await
         && info.version.is_too_old()
     {
-        return Err(ByHandError::Old(info.version.to_string()));
+        return Err(CommandError::TooOld(info.version.to_string()));
     }
     let plan = match client.plan().await {
         Ok(plan) => plan,
         Err(error) if dry_run => {
             return Ok(Installed {
                 tasks: vec![
-                    add_layer(SERVICE_LABEL, &service),
-                    add_layer(LABEL, &checks),
+                    add_layer(SERVICE_LABEL, &layers.service),
+                    add_layer(LABEL, &layers.checks),
                     Task::StartService { service: SERVICE },
                 ],
                 done: false,
-                pebble_error: Some(crate::pebble::chain(&error)),
+                pebble_error: Some(crate::error::chain(&error)),
             });
         }
         Err(error) => return Err(privileged(error)),
     };
-    let mut tasks = Vec::new();
-    let has_service = plan.services.contains_key(SERVICE);
-    if has_service {
-        tasks.push(Task::KeepService { service: SERVICE });
-    } else {
-        tasks.push(add_layer(SERVICE_LABEL, &service));
+    let tasks = tasks(&client, &layers, &plan).await?;
+    if !dry_run {
+        perform(&client, &layers, &tasks).await?;
     }
-    let wanted = checks.check_meanings();
-    if !plan.holds(&wanted) {
-        tasks.push(add_layer(LABEL, &checks));
+    Ok(Installed {
+        tasks,
+        done: !dry_run,
+        pebble_error: None,
+    })
+}
+
+/// The layers that this configuration asks for.
+struct Layers {
+    service: Layer,
+    checks: Layer,
+}
+
+impl Layers {
+    fn new(settings: &config::Pebble, listen: &config::Listen) -> Self {
+        let inputs = LayerInputs {
+            address: listen.address,
+            port: listen.port,
+            level: settings.check_level,
+            secret: settings.secret.as_deref().map(Path::new),
+        };
+        Self {
+            service: Layer::service(inputs),
+            checks: Layer::checks(inputs),
+        }
+    }
+}
+
+async fn tasks(client: &Client, layers: &Layers, plan: &Plan) -> Result<Vec<Task>, CommandError> {
+    let has_service = plan.services.contains_key(SERVICE);
+    let mut tasks = vec![if has_service {
+        Task::KeepService { service: SERVICE }
+    } else {
+        add_layer(SERVICE_LABEL, &layers.service)
+    }];
+    if !plan.contains(&layers.checks.effective_checks()) {
+        tasks.push(add_layer(LABEL, &layers.checks));
     }
     let is_active = has_service
         && client
@@ -405,18 +506,19 @@ pub async fn install(settings: &config::Pebble, port: u16, dry_run: bool) -> Res
     if !is_active {
         tasks.push(Task::StartService { service: SERVICE });
     }
-    if dry_run {
-        return Ok(Installed {
-            tasks,
-            done: false,
-            pebble_error: None,
-        });
-    }
-    for task in &tasks {
+    Ok(tasks)
+}
+
+async fn perform(client: &Client, layers: &Layers, tasks: &[Task]) -> Result<(), CommandError> {
+    for task in tasks {
         match task {
             Task::KeepService { .. } => {}
             Task::AddLayer { label, .. } => {
-                let layer = if *label == LABEL { &checks } else { &service };
+                let layer = if *label == LABEL {
+                    &layers.checks
+                } else {
+                    &layers.service
+                };
                 client.add_layer(label, layer).await.map_err(privileged)?;
             }
             Task::StartService { service } => {
@@ -425,24 +527,71 @@ pub async fn install(settings: &config::Pebble, port: u16, dry_run: bool) -> Res
         }
     }
     let plan = client.plan().await.map_err(privileged)?;
-    let shadowed: Vec<String> = wanted
-        .iter()
-        .filter(|(name, check)| plan.checks.get(*name) != Some(check))
-        .map(|(name, _)| name.clone())
+    let shadowed: Vec<String> = layers
+        .checks
+        .effective_checks()
+        .into_iter()
+        .filter(|(name, check)| plan.checks.get(name) != Some(check))
+        .map(|(name, _)| name)
         .collect();
-    if !shadowed.is_empty() {
-        return Err(ByHandError::Shadowed(shadowed));
+    if shadowed.is_empty() {
+        Ok(())
+    } else {
+        Err(CommandError::Shadowed(shadowed))
     }
-    Ok(Installed {
-        tasks,
-        done: true,
-        pebble_error: None,
-    })
 }
 
 fn add_layer(label: &'static str, layer: &Layer) -> Task {
     Task::AddLayer {
         label,
         layer: layer.to_yaml(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_identities_with_metrics_access_are_removed() {
+        let identity = |access, kind| IdentityInfo::new(access, &[kind]);
+        let identities = BTreeMap::from([
+            ("charm".to_owned(), identity("admin", "local")),
+            ("carol".to_owned(), identity("metrics", "basic")),
+            ("alice".to_owned(), identity("metrics", "basic")),
+            (
+                "metrics-proxy-owner--_alice".to_owned(),
+                identity("untrusted", "basic"),
+            ),
+            ("bob".to_owned(), identity("admin", "basic")),
+            (
+                "metrics-proxy-owner--15090-bob".to_owned(),
+                identity("untrusted", "basic"),
+            ),
+        ]);
+        let names = |name, adopt| match removal_of(&identities, name, adopt) {
+            Ok(removal) => format!("{} {}", removal.usernames.join(","), removal.markers.join(",")),
+            Err(error) => error.to_string().split(';').next().unwrap_or_default().to_owned(),
+        };
+        assert_eq!(names("alice", false), "alice metrics-proxy-owner--_alice");
+        assert_eq!(
+            names("bob", false),
+            " metrics-proxy-owner--15090-bob",
+            "it is another writer's now"
+        );
+        assert_eq!(names("carol", true), "carol ");
+        assert_eq!(
+            names("carol", false),
+            "cannot remove carol: it has no owner marker of metrics-proxy"
+        );
+        assert_eq!(
+            names("charm", true),
+            "cannot remove charm: it has other access than metrics, so that another program needs it"
+        );
+        assert_eq!(
+            names("metrics-proxy-owner--_alice", true),
+            "cannot remove metrics-proxy-owner--_alice: there is no such identity"
+        );
+        assert_eq!(removal_of_owned(&identities, |_| true).usernames, ["alice"]);
     }
 }

@@ -1,60 +1,93 @@
-//! What to do next: desired state against observed state. Pure, so that every case is a line in a test.
+//! What to do next: desired state against observed state (pure). Each case is one row of a table test.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
 
+use super::status::IdentityStatus;
 use crate::credential::Username;
-use crate::pebble::{Change, IdentityInfo, Marker, Meaning, Ownership, Plan, Proof};
+use crate::pebble::{Change, EffectiveCheck, IdentityInfo, Marker, Owner, Plan, Verification};
 
 /// What the secret asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing can be said just now: the secret is refused or not settled. What is there stays.
+pub enum Desired {
+    /// Nothing is known about the secret at the moment, or it cannot be used: every identity stays as it is.
     Unchanged,
-    /// There has been no secret for long enough: what is ours goes.
-    Gone,
+    /// There has been no secret for longer than the grace period: the identities of this owner are removed.
+    Removed(Owner),
     /// This identity, with the password of the secret.
     Present {
-        /// Its name.
+        /// The name of the identity.
         username: Username,
-        /// Who asks for it: decides which marker stands beside it, and what of ours goes.
-        ownership: Ownership,
-        /// Take over an identity of this name that carries no marker.
+        /// Who asks for it. This decides which marker is written, and which other identities are removed.
+        owner: Owner,
+        /// Take over an identity of this name that has no owner marker.
         adopt: bool,
     },
 }
 
+/// What the secret asks for: `username` is that of a usable secret, `absent_for` how long there has been none.
+pub(super) fn desired(
+    username: Option<&Username>,
+    absent_for: Option<Duration>,
+    removal_grace: Duration,
+    owner: Owner,
+    adopt: bool,
+) -> Desired {
+    match (username, absent_for) {
+        (Some(username), _) => Desired::Present {
+            username: username.clone(),
+            owner,
+            adopt,
+        },
+        (None, Some(absent_for)) if absent_for >= removal_grace => Desired::Removed(owner),
+        (None, _) => Desired::Unchanged,
+    }
+}
+
+/// What is known about the identities in Pebble.
+#[derive(Debug, Clone, Copy)]
+pub struct Observed<'a> {
+    /// All of them, by name.
+    pub identities: &'a BTreeMap<String, IdentityInfo>,
+    /// The result of trying the credential after the last change; `None` where it was not tried yet.
+    pub verification: Option<Verification>,
+    /// The port of another proxy that owns the identity and is known not to run any more.
+    pub stopped_proxy: Option<u16>,
+}
+
 /// What to do about identities.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// All is as it should be.
+pub enum Action {
+    /// The observed state is the desired one.
     Done,
-    /// Find out whether the credential works, and ask again.
-    Prove,
-    /// Apply this change; then prove, and ask again.
-    Change(Change, Why),
-    /// The name is somebody else's.
+    /// Try the credential, and plan again.
+    Verify,
+    /// Apply this change, verify, and plan again.
+    Change(Change, ChangeReason),
+    /// The name belongs to another writer.
     Refuse(Foreign),
 }
 
-/// Why identities change, as far as the state of Pebble tells.
+/// Why identities change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// There was nothing of ours.
+pub enum ChangeReason {
+    /// There was no identity of this owner.
     Created,
-    /// The password is another.
+    /// The password has changed.
     Rotated,
-    /// The name is another; the old one goes with the same call.
+    /// The username has changed; the old identity is removed in the same call.
     Renamed,
-    /// The secret is gone.
+    /// There is no secret any more.
     Revoked,
-    /// It was somebody else's and we were told to take it over.
+    /// The identity belonged to another writer and `--adopt-identity` takes it over.
     Adopted,
-    /// Only markers are put in order.
+    /// Only markers change.
     Tidied,
 }
 
-impl Why {
-    /// The word for metrics, logs and notices.
+impl ChangeReason {
+    /// The word in metrics, logs and notices.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -67,466 +100,317 @@ impl Why {
     }
 }
 
-/// Why an identity of the secret's name is left alone.
+/// Why an identity of the secret's username is left alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
-    /// It has other access than metrics, or is of another type than basic.
+    /// It has another access than metrics, or another type than basic.
     OtherAccess,
-    /// It carries no marker of ours.
+    /// It has no owner marker.
     Unmarked,
+    /// The secret of another proxy under the same Pebble, on this port, keeps it.
+    OtherProxy(u16),
 }
 
-/// Decides about identities.
-///
-/// `proof` is what trying the credential showed after the last change, `None` where it was not tried yet.
-pub fn decide_identity(
-    wanted: &Wanted,
-    identities: &BTreeMap<String, IdentityInfo>,
-    proof: Option<Proof>,
-) -> Step {
-    let markers: BTreeSet<Marker> = identities.keys().filter_map(|name| Marker::parse(name)).collect();
-    let (username, ownership, adopt) = match wanted {
-        Wanted::Unchanged => return Step::Done,
-        Wanted::Gone => {
-            let remove = removals(&markers, identities, Ownership::Secret, None);
-            return if remove.is_empty() {
-                Step::Done
-            } else {
-                Step::Change(
-                    Change {
-                        remove,
-                        ..Change::default()
-                    },
-                    Why::Revoked,
-                )
-            };
+impl Foreign {
+    /// The word in metrics and notices.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OtherAccess => "other-access",
+            Self::Unmarked => "unmarked",
+            Self::OtherProxy(_) => "other-proxy",
         }
-        Wanted::Present {
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherAccess => f.write_str("other access; pick another name"),
+            Self::Unmarked => {
+                f.write_str("name taken; use --adopt-identity (or set METRICS_PROXY_ADOPT_IDENTITY=true)")
+            }
+            Self::OtherProxy(port) => write!(
+                f,
+                "used by proxy :{port}; pick another (each proxy under one Pebble needs a username of its own)"
+            ),
+        }
+    }
+}
+
+/// Decides what to do about identities.
+pub fn plan_identity(desired: &Desired, observed: Observed<'_>) -> Action {
+    let identities = observed.identities;
+    let markers: BTreeSet<Marker> = identities.keys().filter_map(|name| Marker::parse(name)).collect();
+    let (username, owner, adopt) = match desired {
+        Desired::Unchanged => return Action::Done,
+        Desired::Removed(owner) => return revoke(removals(&markers, identities, *owner, None)),
+        Desired::Present {
             username,
-            ownership,
+            owner,
             adopt,
-        } => (username, *ownership, *adopt),
+        } => (username, *owner, *adopt),
     };
-    let marker = Marker::new(username.clone(), ownership);
+    let marker = Marker::new(username.clone(), owner);
     let is_marked = markers.iter().any(|marker| marker.username == *username);
+    if let Some(port) = rival(&markers, &marker, observed.stopped_proxy) {
+        return Action::Refuse(Foreign::OtherProxy(port));
+    }
     let existing = identities.get(username.as_str());
     if let Some(existing) = existing {
         if !existing.is_metrics_only() {
-            return Step::Refuse(Foreign::OtherAccess);
+            return Action::Refuse(Foreign::OtherAccess);
         }
         if !is_marked && !adopt {
-            return Step::Refuse(Foreign::Unmarked);
+            return Action::Refuse(Foreign::Unmarked);
         }
     }
-    let remove = removals(&markers, identities, ownership, Some(&marker));
+    let write = match (existing, observed.verification) {
+        (Some(_), None) => return Action::Verify,
+        (None, _) | (Some(_), Some(Verification::Fails)) => true,
+        // An identity that cannot be verified is not overwritten: it may well work, and each write is logged by Pebble
+        // as a security event.
+        (Some(_), Some(Verification::Works | Verification::Unknown)) => false,
+    };
+    let remove = removals(&markers, identities, owner, Some(&marker));
     let renames = remove.iter().any(|name| Marker::parse(name).is_none());
     let mark: Vec<Marker> = (!markers.contains(&marker))
         .then_some(marker)
         .into_iter()
         .collect();
-    let write = match (existing, proof) {
-        (Some(_), None) => return Step::Prove,
-        (None, _) | (Some(_), Some(Proof::Fails)) => true,
-        // What cannot be proved is not overwritten: it may well work, and a write is heard of by everybody.
-        (Some(_), Some(Proof::Works | Proof::Unknown)) => false,
-    };
     if !write && mark.is_empty() && remove.is_empty() {
-        return Step::Done;
+        return Action::Done;
     }
-    let why = match (write, existing) {
-        _ if renames => Why::Renamed,
-        (true, None) => Why::Created,
-        (_, Some(_)) if !is_marked => Why::Adopted,
-        (true, Some(_)) => Why::Rotated,
-        (false, _) => Why::Tidied,
+    let reason = match (write, existing) {
+        _ if renames => ChangeReason::Renamed,
+        (true, None) => ChangeReason::Created,
+        (_, Some(_)) if !is_marked => ChangeReason::Adopted,
+        (true, Some(_)) => ChangeReason::Rotated,
+        (false, _) => ChangeReason::Tidied,
     };
-    Step::Change(
-        Change {
-            write: write.then(|| username.clone()),
-            mark,
-            remove,
-        },
-        why,
-    )
+    let change = Change {
+        write: write.then(|| username.clone()),
+        mark,
+        remove,
+    };
+    Action::Change(change, reason)
 }
 
-/// The names to remove: markers of `ownership` other than `keep`, and the identities that they mark. An identity that
-/// somebody has given other access since is theirs now and only loses its marker. A name that is written by hand and
-/// then taken over by the secret (or the other way) loses the other marker.
+fn revoke(remove: Vec<String>) -> Action {
+    if remove.is_empty() {
+        return Action::Done;
+    }
+    let change = Change {
+        remove,
+        ..Change::default()
+    };
+    Action::Change(change, ChangeReason::Revoked)
+}
+
+/// The port of another proxy that has the identity of `marker`. Where two proxies have marked it at the same moment, the
+/// one with the lower port keeps it.
+fn rival(markers: &BTreeSet<Marker>, marker: &Marker, stopped_proxy: Option<u16>) -> Option<u16> {
+    let Owner::Secret(Some(own_port)) = marker.owner else {
+        return None;
+    };
+    let is_ours = markers.contains(marker);
+    markers
+        .iter()
+        .filter(|other| other.username == marker.username)
+        .find_map(|other| match other.owner {
+            Owner::Secret(Some(port)) if port != own_port && (!is_ours || port < own_port) => Some(port),
+            _ => None,
+        })
+        .filter(|port| Some(*port) != stopped_proxy)
+}
+
+/// The names to remove: markers of `owner` other than `keep`, and the identities that they mark. An identity that
+/// another writer has given other access belongs to that writer now and loses only its marker. A username that changes
+/// its owner, for example from a command to the secret, loses the marker of the earlier owner.
 fn removals(
     markers: &BTreeSet<Marker>,
     identities: &BTreeMap<String, IdentityInfo>,
-    ownership: Ownership,
+    owner: Owner,
     keep: Option<&Marker>,
 ) -> Vec<String> {
-    let mut remove = Vec::new();
-    for marker in markers {
-        let same_name = keep.is_some_and(|keep| keep.username == marker.username);
-        let is_due = match ownership {
-            // One secret, one identity: what the secret named before goes.
-            Ownership::Secret => marker.ownership == Ownership::Secret || same_name,
-            // A person may set several.
-            Ownership::ByHand => same_name,
-        };
-        if Some(marker) == keep || !is_due {
-            continue;
+    let is_same_name = |marker: &Marker| keep.is_some_and(|keep| keep.username == marker.username);
+    let is_due = |marker: &Marker| match owner {
+        // One secret, one identity: what the secret named before is removed. A marker without a port was written by a
+        // version that ran alone under its Pebble.
+        Owner::Secret(_) => {
+            marker.owner == owner || marker.owner == Owner::Secret(None) || is_same_name(marker)
         }
-        let also_marked = markers
+        // A person may set several identities.
+        Owner::Command => is_same_name(marker),
+    };
+    let mut remove = Vec::new();
+    for marker in markers
+        .iter()
+        .filter(|marker| Some(*marker) != keep && is_due(marker))
+    {
+        let has_other_owner = markers
             .iter()
-            .any(|other| other.username == marker.username && other.ownership != marker.ownership);
-        let is_ours = identities
+            .any(|other| other.username == marker.username && !is_due(other));
+        let is_unchanged = identities
             .get(marker.username.as_str())
             .is_some_and(IdentityInfo::is_metrics_only);
-        if is_ours && !same_name && !also_marked {
-            remove.push(marker.username.to_string());
+        let name = marker.username.to_string();
+        if is_unchanged && !is_same_name(marker) && !has_other_owner && !remove.contains(&name) {
+            remove.push(name);
         }
         remove.push(marker.name());
     }
     remove
 }
 
-/// Stops a fight: somebody else keeps changing what we keep putting back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fight {
-    rounds: u32,
-    calm_looks: u32,
+/// Why the same secret has to be written once more.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Repetition {
+    /// It was in force, and another writer has removed or changed it.
+    pub is_drift: bool,
+    /// It was written, and Pebble rejected it.
+    pub is_retry: bool,
 }
 
-/// How often the same secret is put back before we stop.
-const MAX_ROUNDS: u32 = 3;
-/// After so many looks that found all well, earlier rounds are forgotten.
-const CALM_LOOKS: u32 = 10;
+/// Decides whether a change may be written, or with which status the proxy leaves the identity alone. A first write is
+/// never limited; the limiter counts repetitions only.
+pub(super) fn attempt(repetition: Repetition, limiter: &mut WriteLimiter) -> Result<(), IdentityStatus> {
+    let Repetition { is_drift, is_retry } = repetition;
+    if !is_drift && !is_retry || limiter.try_acquire() {
+        return Ok(());
+    }
+    Err(if is_retry {
+        IdentityStatus::Rejected
+    } else {
+        IdentityStatus::Contested
+    })
+}
 
-impl Fight {
-    /// Whether to put it back once more; counts the round.
-    pub fn enter(&mut self) -> bool {
-        self.calm_looks = 0;
-        if self.rounds >= MAX_ROUNDS {
+/// How one pass over the identities ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The identity is as desired; the result of the last verification.
+    Applied(Option<Verification>),
+    /// What had to be removed is removed.
+    Removed,
+    /// The name belongs to another writer.
+    Foreign(Foreign),
+    /// The limiter stopped it.
+    Stopped(IdentityStatus),
+    /// Pebble refused the write, in its own words.
+    WriteRefused(String),
+    /// Pebble does not let this process write; the condition `unprivileged` says so.
+    Denied,
+}
+
+/// The status after a pass; `None` where the pass does not change it.
+pub(super) fn conclude(outcome: Outcome) -> Option<IdentityStatus> {
+    match outcome {
+        Outcome::Applied(verification) => Some(match verification {
+            Some(Verification::Works) => IdentityStatus::Verified,
+            Some(Verification::Fails) => IdentityStatus::Rejected,
+            Some(Verification::Unknown) | None => IdentityStatus::Unverified,
+        }),
+        Outcome::Foreign(foreign) => Some(IdentityStatus::Foreign(foreign)),
+        Outcome::Stopped(status) => Some(status),
+        Outcome::WriteRefused(message) => Some(IdentityStatus::WriteRefused(message)),
+        Outcome::Removed | Outcome::Denied => None,
+    }
+}
+
+/// Limits how often the same secret is written again while another writer keeps changing it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteLimiter {
+    n_writes: u32,
+    quiet_passes: u32,
+}
+
+/// How often the same secret is written again before the proxy stops.
+const MAX_REPEATED_WRITES: u32 = 3;
+/// After so many passes without a write, earlier writes are forgotten.
+const QUIET_PASSES: u32 = 10;
+
+impl WriteLimiter {
+    /// Whether one more write is allowed; counts it.
+    pub fn try_acquire(&mut self) -> bool {
+        self.quiet_passes = 0;
+        if self.is_exhausted() {
             return false;
         }
-        self.rounds += 1;
+        self.n_writes += 1;
         true
     }
 
-    /// A look that found all well.
-    pub fn calm(&mut self) {
-        self.calm_looks += 1;
-        if self.calm_looks >= CALM_LOOKS {
+    /// Counts a pass in which nothing had to be written.
+    pub fn count_quiet_pass(&mut self) {
+        self.quiet_passes += 1;
+        if self.quiet_passes >= QUIET_PASSES {
             *self = Self::default();
         }
     }
 
-    /// Whether we have stopped.
-    pub fn is_over(&self) -> bool {
-        self.rounds >= MAX_ROUNDS
+    /// Whether no further write is allowed.
+    pub fn is_exhausted(&self) -> bool {
+        self.n_writes >= MAX_REPEATED_WRITES
     }
 }
 
-/// What to do about the layer.
+/// What to do about the layer with the checks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LayerStep {
-    /// The plan holds our checks.
+pub enum LayerAction {
+    /// The plan contains the checks.
     Done,
-    /// Post them.
+    /// Post the layer.
     Post,
-    /// We did post them, and the plan holds something else under their names.
+    /// The plan contains the same checks for another proxy, on this port.
+    OtherProxy(u16),
+    /// The layer was posted, and the plan contains other checks under these names.
     Shadowed(BTreeSet<String>),
 }
 
-/// Decides about the layer. `overruled` is what the plan held under our names after our last post, where that was not
-/// ours: posting again would change nothing, until the plan changes.
-pub fn decide_layer(
-    wanted: &BTreeMap<String, Meaning>,
+/// Decides what to do about the layer. `overruled` holds the checks that the plan had under these names after the last
+/// post, where they were not the wanted ones: posting again changes nothing until the plan changes. A proxy whose checks
+/// were in the plan before (`may_yield`) leaves them to another proxy that replaced them, so that two proxies under one
+/// Pebble do not replace each other's checks for ever.
+pub fn plan_layer(
+    wanted: &BTreeMap<String, EffectiveCheck>,
     plan: &Plan,
-    overruled: Option<&BTreeMap<String, Meaning>>,
-) -> LayerStep {
-    if plan.holds(wanted) {
-        return LayerStep::Done;
+    overruled: Option<&BTreeMap<String, EffectiveCheck>>,
+    may_yield: bool,
+) -> LayerAction {
+    if plan.contains(wanted) {
+        return LayerAction::Done;
     }
-    let held = plan.under_names_of(wanted);
-    if overruled != Some(&held) {
-        return LayerStep::Post;
+    let present = plan.checks_named_as(wanted);
+    if may_yield && let Some(port) = other_proxy(wanted, &present) {
+        return LayerAction::OtherProxy(port);
     }
-    LayerStep::Shadowed(
+    if overruled != Some(&present) {
+        return LayerAction::Post;
+    }
+    LayerAction::Shadowed(
         wanted
             .iter()
-            .filter(|(name, check)| held.get(*name) != Some(check))
+            .filter(|(name, check)| present.get(*name) != Some(check))
             .map(|(name, _)| name.clone())
             .collect(),
     )
 }
 
-#[cfg(test)]
-mod tests {
-    use std::fmt::Write as _;
-
-    use super::*;
-    use crate::pebble::{Inputs, Layer};
-
-    /// `alice` is metrics with a password, `@alice` her marker, `_alice` her marker by hand, `alice!` an admin, `alice#`
-    /// a local one.
-    fn identities(text: &str) -> BTreeMap<String, IdentityInfo> {
-        text.split_whitespace()
-            .map(|word| {
-                let user = |name: &str| Username::parse(name).unwrap();
-                if let Some(name) = word.strip_prefix('@') {
-                    let name = Marker::new(user(name), Ownership::Secret).name();
-                    (name, IdentityInfo::new("untrusted", &["basic"]))
-                } else if let Some(name) = word.strip_prefix('_') {
-                    let name = Marker::new(user(name), Ownership::ByHand).name();
-                    (name, IdentityInfo::new("untrusted", &["basic"]))
-                } else if let Some(name) = word.strip_suffix('!') {
-                    (name.to_owned(), IdentityInfo::new("admin", &["basic"]))
-                } else if let Some(name) = word.strip_suffix('#') {
-                    (name.to_owned(), IdentityInfo::new("metrics", &["local"]))
-                } else {
-                    (word.to_owned(), IdentityInfo::new("metrics", &["basic"]))
-                }
-            })
-            .collect()
-    }
-
-    fn short(name: &str) -> String {
-        match Marker::parse(name) {
-            Some(Marker {
-                username,
-                ownership: Ownership::Secret,
-            }) => format!("@{username}"),
-            Some(Marker { username, .. }) => format!("_{username}"),
-            None => name.to_owned(),
+/// The port that all of these checks ask, where each differs from the wanted one by its URL's host and port only.
+fn other_proxy(
+    wanted: &BTreeMap<String, EffectiveCheck>,
+    present: &BTreeMap<String, EffectiveCheck>,
+) -> Option<u16> {
+    let mut ports = BTreeSet::new();
+    for (name, check) in wanted {
+        let (ours, theirs) = (check.target()?, present.get(name)?.target()?);
+        if ours.path != theirs.path || ours.port == theirs.port {
+            return None;
         }
+        ports.insert(theirs.port);
     }
-
-    fn show(step: &Step) -> String {
-        match step {
-            Step::Done => "done".to_owned(),
-            Step::Prove => "prove".to_owned(),
-            Step::Refuse(foreign) => format!("refuse {foreign:?}"),
-            Step::Change(change, why) => {
-                let mut text = why.as_str().to_owned();
-                if let Some(username) = &change.write {
-                    let _ = write!(text, " +{username}");
-                }
-                for marker in &change.mark {
-                    let _ = write!(text, " +{}", short(&marker.name()));
-                }
-                for name in &change.remove {
-                    let _ = write!(text, " -{}", short(name));
-                }
-                text
-            }
-        }
-    }
-
-    fn present(name: &str, ownership: Ownership, adopt: bool) -> Wanted {
-        Wanted::Present {
-            username: Username::parse(name).unwrap(),
-            ownership,
-            adopt,
-        }
-    }
-
-    #[track_caller]
-    fn check(wanted: &Wanted, there: &str, proof: Option<Proof>, expect: &str) {
-        let step = decide_identity(wanted, &identities(there), proof);
-        assert_eq!(show(&step), expect, "{there:?} {proof:?}");
-    }
-
-    #[track_caller]
-    fn check_alice(there: &str, proof: Option<Proof>, expect: &str) {
-        check(&present("alice", Ownership::Secret, false), there, proof, expect);
-    }
-
-    const WORKS: Option<Proof> = Some(Proof::Works);
-    const FAILS: Option<Proof> = Some(Proof::Fails);
-    const UNKNOWN: Option<Proof> = Some(Proof::Unknown);
-
-    #[test]
-    fn a_new_secret_is_created_with_its_marker() {
-        check_alice("", None, "created +alice +@alice");
-        check_alice("", FAILS, "created +alice +@alice");
-        check_alice("charm! bob carol#", None, "created +alice +@alice");
-    }
-
-    #[test]
-    fn what_works_is_not_written() {
-        check_alice("alice @alice", None, "prove");
-        check_alice("alice @alice", WORKS, "done");
-        check_alice("alice @alice", UNKNOWN, "done");
-        check_alice("alice @alice charm! bob carol#", WORKS, "done");
-    }
-
-    #[test]
-    fn another_password_is_written_alone() {
-        check_alice("alice @alice", FAILS, "rotated +alice");
-    }
-
-    #[test]
-    fn another_name_takes_the_old_one_along() {
-        check_alice("bob @bob", None, "renamed +alice +@alice -bob -@bob");
-        check_alice("bob @bob carol", None, "renamed +alice +@alice -bob -@bob");
-        check_alice(
-            "bob @bob eve @eve",
-            None,
-            "renamed +alice +@alice -bob -@bob -eve -@eve",
-        );
-        check_alice("alice @alice bob @bob", WORKS, "renamed -bob -@bob");
-    }
-
-    #[test]
-    fn what_somebody_removed_is_put_back() {
-        check_alice("@alice", None, "created +alice");
-        check_alice("@alice @bob", None, "created +alice -@bob");
-    }
-
-    #[test]
-    fn an_old_identity_that_became_somebody_elses_only_loses_its_marker() {
-        check_alice("bob! @bob", None, "created +alice +@alice -@bob");
-        check(&Wanted::Gone, "bob! @bob", None, "revoked -@bob");
-    }
-
-    #[test]
-    fn foreign_identities_are_left_alone() {
-        check_alice("alice", None, "refuse Unmarked");
-        check_alice("alice", WORKS, "refuse Unmarked");
-        check_alice("alice bob @bob", None, "refuse Unmarked");
-        check_alice("alice!", None, "refuse OtherAccess");
-        check_alice("alice! @alice", None, "refuse OtherAccess");
-        check_alice("alice#", None, "refuse OtherAccess");
-    }
-
-    #[test]
-    fn adopting_takes_an_unmarked_one_and_no_other() {
-        let alice = present("alice", Ownership::Secret, true);
-        check(&alice, "alice", None, "prove");
-        check(&alice, "alice", WORKS, "adopted +@alice");
-        check(&alice, "alice", FAILS, "adopted +alice +@alice");
-        check(&alice, "alice!", None, "refuse OtherAccess");
-        check(&alice, "alice @alice", WORKS, "done");
-    }
-
-    #[test]
-    fn gone_removes_what_is_ours_and_nothing_else() {
-        check(&Wanted::Gone, "alice @alice", None, "revoked -alice -@alice");
-        check(&Wanted::Gone, "@alice", None, "revoked -@alice");
-        check(&Wanted::Gone, "alice bob! charm!", None, "done");
-        check(&Wanted::Gone, "alice _alice", None, "done");
-    }
-
-    #[test]
-    fn a_refused_secret_changes_nothing() {
-        check(&Wanted::Unchanged, "alice @alice", None, "done");
-        check(&Wanted::Unchanged, "", None, "done");
-    }
-
-    #[test]
-    fn by_hand_and_by_secret_keep_apart() {
-        check_alice("bob _bob", None, "created +alice +@alice");
-        check_alice("alice _alice", WORKS, "tidied +@alice -_alice");
-        check_alice("alice @alice _alice", WORKS, "tidied -_alice");
-        let by_hand = present("bob", Ownership::ByHand, false);
-        check(&by_hand, "alice @alice", None, "created +bob +_bob");
-        check(&by_hand, "bob @bob", FAILS, "rotated +bob +_bob -@bob");
-        check(&by_hand, "eve _eve", None, "created +bob +_bob");
-        check(&Wanted::Gone, "alice @alice _alice", None, "revoked -@alice");
-    }
-
-    /// Killed between any two steps, the next start finishes the work: whatever is there, following the decisions ends
-    /// with the secret's identity, its marker, nothing else of ours, and everything foreign as it was.
-    #[test]
-    fn every_state_comes_to_rest() {
-        let words = [
-            "alice", "@alice", "_alice", "bob", "@bob", "carol", "charm!", "_eve", "eve",
-        ];
-        for bits in 0_u32..1 << words.len() {
-            let mut there: BTreeMap<_, _> = words
-                .iter()
-                .enumerate()
-                .filter(|(bit, _)| bits & (1 << bit) != 0)
-                .flat_map(|(_, word)| identities(word))
-                .collect();
-            let before = there.clone();
-            let wanted = present("alice", Ownership::Secret, true);
-            let mut proof = None;
-            let mut steps = 0;
-            loop {
-                steps += 1;
-                assert!(steps < 6, "{before:?}");
-                match decide_identity(&wanted, &there, proof) {
-                    Step::Done => break,
-                    Step::Prove => proof = Some(Proof::Fails),
-                    Step::Refuse(foreign) => panic!("{foreign:?} with {before:?}"),
-                    Step::Change(change, _) => {
-                        for name in &change.remove {
-                            there.remove(name);
-                        }
-                        for marker in &change.mark {
-                            there.insert(marker.name(), IdentityInfo::new("untrusted", &["basic"]));
-                        }
-                        if let Some(username) = &change.write {
-                            there.insert(username.to_string(), IdentityInfo::new("metrics", &["basic"]));
-                            proof = Some(Proof::Works);
-                        }
-                    }
-                }
-            }
-            assert!(there.contains_key("alice"));
-            assert_eq!(proof, Some(Proof::Works));
-            let ours: Vec<_> = there.keys().filter_map(|name| Marker::parse(name)).collect();
-            assert!(ours.contains(&Marker::new(Username::parse("alice").unwrap(), Ownership::Secret)));
-            assert!(!there.contains_key("metrics-proxy-owner--bob"));
-            for foreign in ["carol", "charm", "eve"] {
-                assert_eq!(there.get(foreign), before.get(foreign), "{before:?}");
-            }
-            let bob_was_ours = before.contains_key("metrics-proxy-owner--bob");
-            assert_eq!(
-                there.contains_key("bob"),
-                before.contains_key("bob") && !bob_was_ours
-            );
-        }
-    }
-
-    #[test]
-    fn a_fight_ends_after_three_rounds_and_is_forgotten_after_calm() {
-        let mut fight = Fight::default();
-        for _ in 0..3 {
-            assert!(!fight.is_over());
-            assert!(fight.enter());
-            fight.calm();
-        }
-        assert!(fight.is_over());
-        assert!(!fight.enter());
-        for _ in 0..10 {
-            fight.calm();
-        }
-        assert!(!fight.is_over());
-        assert!(fight.enter());
-    }
-
-    #[test]
-    fn checks_are_posted_when_missing_and_once_when_shadowed() {
-        let layer = Layer::checks(Inputs {
-            port: 15090,
-            level: None,
-            secret: None,
-        });
-        let wanted = layer.check_meanings();
-        let held = Plan::parse(&layer.to_yaml()).unwrap();
-        let empty = Plan::default();
-        assert_eq!(decide_layer(&wanted, &held, None), LayerStep::Done);
-        assert_eq!(decide_layer(&wanted, &empty, None), LayerStep::Post);
-        let other = Plan::parse(&layer.to_yaml().replace("period: 10s", "period: 11s")).unwrap();
-        assert_eq!(decide_layer(&wanted, &other, None), LayerStep::Post);
-        let overruled = other.under_names_of(&wanted);
-        assert_eq!(
-            decide_layer(&wanted, &other, Some(&overruled)),
-            LayerStep::Shadowed(wanted.keys().cloned().collect())
-        );
-        assert_eq!(
-            decide_layer(&wanted, &empty, Some(&overruled)),
-            LayerStep::Post,
-            "gone since: Pebble was restarted"
-        );
-        assert_eq!(decide_layer(&wanted, &held, Some(&overruled)), LayerStep::Done);
-    }
+    ports.first().copied().filter(|_| ports.len() == 1)
 }
+
+#[cfg(test)]
+mod tests;

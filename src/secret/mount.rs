@@ -1,4 +1,4 @@
-//! One look at the path.
+//! Reads the path once.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

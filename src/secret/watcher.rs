@@ -1,4 +1,4 @@
-//! The secret over time: directory events and a slow poll, believed only once it has stayed the same for a moment.
+//! The secret over time: directory events and a slow poll, debounced.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,21 +11,9 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Fingerprint, Fingerprints, Reading, Refusal, read};
+use super::debounce::{Debounce, StableSecret};
+use super::{Fingerprints, Reading, Refusal, read};
 use crate::credential::Credential;
-
-/// What is believed of the secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Believed {
-    /// It has not stayed the same for long enough yet.
-    Unknown,
-    /// There is none, since then.
-    Absent(Instant),
-    /// There is one that cannot be used.
-    Refused(Refusal),
-    /// There is a credential; [`Watcher::credential`] reads it while it is needed.
-    Usable(Fingerprint),
-}
 
 /// Watches one path, or none.
 #[derive(Debug)]
@@ -33,7 +21,7 @@ pub struct Watcher {
     path: Option<PathBuf>,
     poll: Duration,
     fingerprints: Fingerprints,
-    settling: Settling,
+    debounce: Debounce,
     events: Arc<Notify>,
     inotify: Option<RecommendedWatcher>,
     watched: Vec<Directory>,
@@ -46,12 +34,12 @@ struct Directory {
     inode: u64,
 }
 
-/// How much of a storm of events is taken as one.
+/// Events within this time count as one.
 const GATHER: Duration = Duration::from_millis(50);
 
 impl Watcher {
-    /// Watches `path`: reads it at each event and every `poll`, believes what stayed the same for `settle`.
-    pub fn new(path: Option<PathBuf>, poll: Duration, settle: Duration) -> Self {
+    /// Watches `path`: reads it at each event and every `poll`, and accepts what stayed the same for `debounce`.
+    pub fn new(path: Option<PathBuf>, poll: Duration, debounce: Duration) -> Self {
         let events = Arc::new(Notify::new());
         let inotify = path.as_ref().and_then(|path| {
             let (events, path) = (Arc::clone(&events), path.clone());
@@ -60,25 +48,18 @@ impl Watcher {
                     events.notify_one();
                 }
             })
-            .inspect_err(
-                |error| tracing::warn!(%error, "Cannot watch the secret for events, reading it now and then"),
-            )
+            .inspect_err(|error| tracing::warn!(%error, "Cannot watch the secret for events, polling it"))
             .ok()
         });
         Self {
             path,
             poll,
             fingerprints: Fingerprints::default(),
-            settling: Settling::new(settle),
+            debounce: Debounce::new(debounce),
             events,
             inotify,
             watched: Vec::new(),
         }
-    }
-
-    /// Whether a path was given at all.
-    pub fn is_configured(&self) -> bool {
-        self.path.is_some()
     }
 
     /// Waits until something happened to the path.
@@ -87,26 +68,23 @@ impl Watcher {
         tokio::time::sleep(GATHER).await;
     }
 
-    /// Looks at the secret. Returns what is believed now and when to look again.
-    pub async fn look(&mut self) -> (Believed, Instant) {
-        self.follow();
+    /// Reads the secret. Returns the stable state and when to read it again.
+    pub async fn poll(&mut self) -> (StableSecret, Instant) {
+        self.follow_directories();
         let reading = self.read().await;
         let now = Instant::now();
         let fingerprint = self.fingerprints.of(&reading);
-        let settles_at = self.settling.observe(fingerprint, &reading, now);
+        let stable_at = self.debounce.observe(fingerprint, &reading, now);
         let next = now + self.poll;
-        (
-            self.settling.believed(),
-            settles_at.map_or(next, |at| at.min(next)),
-        )
+        (self.debounce.stable(), stable_at.map_or(next, |at| at.min(next)))
     }
 
-    /// Reads the credential, if it is still the one that is believed.
+    /// Reads the credential, where it is still the stable one.
     pub async fn credential(&self) -> Option<Credential> {
         let reading = self.read().await;
-        let believed = Believed::Usable(self.fingerprints.of(&reading));
+        let stable = StableSecret::Usable(self.fingerprints.of(&reading));
         match reading {
-            Reading::Usable(credential) if believed == self.settling.believed() => Some(credential),
+            Reading::Usable(credential) if stable == self.debounce.stable() => Some(credential),
             _ => None,
         }
     }
@@ -120,9 +98,9 @@ impl Watcher {
             .unwrap_or(Reading::Refused(Refusal::Io(std::io::ErrorKind::Interrupted)))
     }
 
-    /// Keeps the watches on the directories that matter: a directory that was replaced is another inode, and its watch
-    /// went with the old one. Errors cost events, not the polls.
-    fn follow(&mut self) {
+    /// Keeps the watches on the directories that matter. A directory that was replaced is another inode, and its watch
+    /// ended with the old one. An error costs events only: the poll goes on.
+    fn follow_directories(&mut self) {
         let (Some(path), Some(inotify)) = (&self.path, &mut self.inotify) else {
             return;
         };
@@ -188,7 +166,7 @@ fn directories(path: &Path) -> Vec<Directory> {
     directories
 }
 
-/// Whether an event may have changed the secret. Our own reading makes events too.
+/// Whether an event may have changed the secret. Reading it makes events too.
 fn concerns(event: &notify::Event, path: &Path) -> bool {
     if event.need_rescan() {
         return true;
@@ -205,133 +183,16 @@ fn concerns(event: &notify::Event, path: &Path) -> bool {
         })
 }
 
-/// Believes what stayed the same for a while. A pair that is pushed as two files is one secret only when both are there.
-#[derive(Debug)]
-struct Settling {
-    settle: Duration,
-    candidate: Option<(Fingerprint, Instant)>,
-    settled: Option<(Fingerprint, Believed)>,
-}
-
-impl Settling {
-    fn new(settle: Duration) -> Self {
-        Self {
-            settle,
-            candidate: None,
-            settled: None,
-        }
-    }
-
-    fn believed(&self) -> Believed {
-        self.settled
-            .as_ref()
-            .map_or(Believed::Unknown, |(_, believed)| believed.clone())
-    }
-
-    /// Takes a reading; returns when it would be believed, if it stays.
-    fn observe(&mut self, fingerprint: Fingerprint, reading: &Reading, now: Instant) -> Option<Instant> {
-        if self
-            .settled
-            .as_ref()
-            .is_some_and(|(settled, _)| *settled == fingerprint)
-        {
-            self.candidate = None;
-            return None;
-        }
-        let since = match self.candidate {
-            Some((candidate, since)) if candidate == fingerprint => since,
-            _ => now,
-        };
-        self.candidate = Some((fingerprint, since));
-        if now < since + self.settle {
-            return Some(since + self.settle);
-        }
-        self.candidate = None;
-        let believed = match reading {
-            Reading::Absent => Believed::Absent(since),
-            Reading::Refused(refusal) => Believed::Refused(refusal.clone()),
-            Reading::Usable(_) => Believed::Usable(fingerprint),
-        };
-        self.settled = Some((fingerprint, believed));
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
-    use crate::secret::parse_entries;
-
-    fn reading(username: &str, password: &str) -> Reading {
-        let own = |text: &str| Some(Zeroizing::new(text.as_bytes().to_vec()));
-        parse_entries(own(username), own(password), false)
-    }
-
-    /// Feeds readings at milliseconds; returns what is believed after each.
-    #[track_caller]
-    fn check(readings: &[(u64, Reading)], expect: &[Option<&Reading>]) {
-        let fingerprints = Fingerprints::default();
-        let mut settling = Settling::new(Duration::from_secs(1));
-        let start = Instant::now();
-        for ((at, reading), expect) in readings.iter().zip(expect) {
-            let now = start + Duration::from_millis(*at);
-            settling.observe(fingerprints.of(reading), reading, now);
-            match (settling.believed(), expect) {
-                (Believed::Unknown, None) | (Believed::Absent(_), Some(Reading::Absent)) => {}
-                (Believed::Refused(refusal), Some(Reading::Refused(expect))) => assert_eq!(&refusal, expect),
-                (Believed::Usable(believed), Some(expect)) => assert_eq!(believed, fingerprints.of(expect)),
-                (believed, expect) => panic!("at {at}: {believed:?} is not {expect:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_mixed_pair_is_never_believed() {
-        let (old, mixed, new) = (reading("a", "1"), reading("b", "1"), reading("b", "2"));
-        check(
-            &[
-                (0, old.clone()),
-                (1000, old.clone()),
-                (5000, mixed),
-                (5300, new.clone()),
-                (6000, new.clone()),
-                (6300, new.clone()),
-            ],
-            &[None, Some(&old), Some(&old), Some(&old), Some(&old), Some(&new)],
-        );
-    }
-
-    #[test]
-    fn what_comes_back_was_never_away() {
-        let old = reading("a", "1");
-        check(
-            &[
-                (0, old.clone()),
-                (1000, old.clone()),
-                (2000, Reading::Absent),
-                (2500, old.clone()),
-                (3100, Reading::Absent),
-                (4100, Reading::Absent),
-            ],
-            &[
-                None,
-                Some(&old),
-                Some(&old),
-                Some(&old),
-                Some(&old),
-                Some(&Reading::Absent),
-            ],
-        );
-    }
 
     #[tokio::test]
     async fn a_change_is_seen_without_waiting_for_the_poll() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("below").join("secret");
         let mut watcher = Watcher::new(Some(path.clone()), Duration::from_hours(1), Duration::ZERO);
-        assert!(matches!(watcher.look().await.0, Believed::Absent(_)));
+        assert!(matches!(watcher.poll().await.0, StableSecret::Absent(_)));
         for (step, content) in [
             "username: a\npassword: p1",
             "username: a\npassword: p2",
@@ -340,23 +201,23 @@ mod tests {
         .into_iter()
         .enumerate()
         {
-            let before = watcher.settling.believed();
+            let before = watcher.debounce.stable();
             if step == 0 {
                 fs::create_dir(path.parent().unwrap()).unwrap();
             }
             let pushed = path.with_extension("tmp");
             fs::write(&pushed, content).unwrap();
             fs::rename(&pushed, &path).unwrap();
-            let look = async {
+            let seen = async {
                 loop {
                     watcher.changed().await;
-                    let (believed, _) = watcher.look().await;
-                    if believed != before && matches!(believed, Believed::Usable(_)) {
+                    let (stable, _) = watcher.poll().await;
+                    if stable != before && matches!(stable, StableSecret::Usable(_)) {
                         break;
                     }
                 }
             };
-            tokio::time::timeout(Duration::from_secs(10), look)
+            tokio::time::timeout(Duration::from_secs(10), seen)
                 .await
                 .expect("an event");
         }
@@ -368,7 +229,7 @@ mod tests {
         fs::write(&path, "username: c\npassword: p2").unwrap();
         assert!(
             watcher.credential().await.is_none(),
-            "what is not believed yet is not handed out"
+            "what is not stable yet is not handed out"
         );
     }
 
@@ -393,25 +254,25 @@ mod tests {
             Duration::from_hours(1),
             Duration::ZERO,
         );
-        let (before, _) = watcher.look().await;
-        assert!(matches!(before, Believed::Usable(_)));
+        let (before, _) = watcher.poll().await;
+        assert!(matches!(before, StableSecret::Usable(_)));
         swap("..2", "two");
-        let look = async {
+        let seen = async {
             loop {
                 watcher.changed().await;
-                if watcher.look().await.0 != before {
+                if watcher.poll().await.0 != before {
                     break;
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), look)
+        tokio::time::timeout(Duration::from_secs(10), seen)
             .await
             .expect("an event");
         assert_eq!(watcher.credential().await.unwrap().password.expose(), b"two");
     }
 
     #[tokio::test]
-    async fn looking_makes_no_event_of_its_own() {
+    async fn polling_makes_no_event_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("username"), "a").unwrap();
         fs::write(dir.path().join("password"), "1").unwrap();
@@ -420,12 +281,12 @@ mod tests {
             Duration::from_hours(1),
             Duration::ZERO,
         );
-        watcher.look().await;
+        watcher.poll().await;
         let quiet = async {
             loop {
                 watcher.changed().await;
-                watcher.look().await;
-                watcher.look().await;
+                watcher.poll().await;
+                watcher.poll().await;
             }
         };
         // Events of the writes above may still come; those of reading would never end.

@@ -191,7 +191,7 @@ impl PebbleMetrics {
     }
 
     /// Counts a verification of the credential; `transport` is `http` or `socket`.
-    pub fn count_proof(&self, transport: &'static str, result: &'static str) {
+    pub fn count_verification(&self, transport: &'static str, result: &'static str) {
         self.verifications
             .get_or_create(&Verification { transport, result })
             .inc();

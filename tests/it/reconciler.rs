@@ -1,12 +1,14 @@
-//! The reconcile loop in this process, against real Pebbles: what it does to them and what it says.
+//! The reconciler in this process, against real Pebbles: what it changes there and what it reports.
 
 mod charm;
 mod commands;
+mod connection;
 mod killed;
 mod life_cycle;
 mod others;
 mod rig;
 mod rotations;
+mod two_proxies;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,7 +26,7 @@ use rig::works;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A reconcile loop, ended with its owner.
+/// A running reconciler.
 struct Keeper {
     health: Arc<Health>,
     telemetry: Arc<Telemetry>,
@@ -58,7 +60,7 @@ impl Keeper {
         let (health, telemetry, shutdown) = <(Arc<Health>, Arc<Telemetry>, Shutdown)>::default();
         let task = tokio::spawn(reconciler::run(
             settings,
-            15090,
+            &Config::default().listen,
             Arc::clone(&health),
             Arc::clone(&telemetry),
             shutdown.clone(),

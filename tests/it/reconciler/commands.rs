@@ -86,13 +86,13 @@ async fn identities_are_set_seen_and_removed_by_hand() {
         pebble.api_post("/v1/identities", &body).await;
         say(&pebble, &["identity", "set", "carol"], "x")
             .await
-            .fails("carries no marker of ours; --adopt-identity takes it over");
+            .fails("has no owner marker of metrics-proxy; --adopt-identity takes it over");
         say(&pebble, &["identity", "set", "dora", "--adopt-identity"], "x")
             .await
             .fails("has other access than metrics");
         say(&pebble, &["identity", "remove", "carol"], "")
             .await
-            .fails("carries no marker of ours");
+            .fails("has no owner marker of metrics-proxy");
         say(&pebble, &["identity", "remove", "nobody"], "")
             .await
             .fails("there is no such identity");
@@ -100,8 +100,8 @@ async fn identities_are_set_seen_and_removed_by_hand() {
         assert!(status.contains("Secret:   none\n"), "{status}");
         assert!(
             status.contains(
-                "Identity: alice (metrics), ours, set by hand\nIdentity: bob (metrics), ours, set by hand\n\
-                 Identity: carol (metrics), not ours\nIdentity: dora (admin), not ours\n"
+                "Identity: alice (metrics), of metrics-proxy, set by command\nIdentity: bob (metrics), of metrics-proxy, set by command\n\
+                 Identity: carol (metrics), of another writer\nIdentity: dora (admin), of another writer\n"
             ),
             "{status}"
         );
@@ -116,13 +116,45 @@ async fn identities_are_set_seen_and_removed_by_hand() {
         );
         assert_eq!(
             say(&pebble, &["identity", "remove"], "").await.ok(),
-            "nothing of ours is there\n"
+            "no identity of metrics-proxy is there\n"
         );
         let adopted = say(&pebble, &["identity", "set", "carol", "--adopt-identity"], "four").await;
         assert_eq!(adopted.ok(), "carol: adopted\n");
         assert!(works(&pebble, "carol", "four").await);
         assert_eq!(names(&pebble).await, ["@_carol", "carol", "dora"]);
     }
+}
+
+/// Juju's own identity in a workload container is an admin. It is never removed, and what the charm sets in the
+/// service's environment decides nothing here.
+#[tokio::test]
+async fn only_identities_with_metrics_access_are_removed() {
+    let pebble = Pebble::start(VERSIONS[0], &[], Options::default()).await;
+    let body = json!({"action": "add", "identities": {
+        "charm": {"access": "admin", "local": {"user-id": 170}},
+        "carol": {"access": "metrics", "basic": {"password": "!"}},
+    }});
+    pebble.api_post("/v1/identities", &body).await;
+    say(&pebble, &["identity", "remove", "charm", "--adopt-identity"], "")
+        .await
+        .fails("cannot remove charm: it has other access than metrics");
+    let socket = pebble.socket().display().to_string();
+    let env = [
+        ("PEBBLE_SOCKET", socket.as_str()),
+        ("METRICS_PROXY_ADOPT_IDENTITY", "true"),
+    ];
+    let output = app::run(&["identity", "remove", "carol"], &env, "");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        stderr.contains("--adopt-identity removes it all the same"),
+        "{stderr}"
+    );
+    assert_eq!(names(&pebble).await, ["carol", "charm"]);
+    say(&pebble, &["identity", "remove", "carol", "--adopt-identity"], "")
+        .await
+        .ok();
+    assert_eq!(names(&pebble).await, ["charm"]);
 }
 
 /// Typed at a terminal: nothing of it is shown, and it is asked twice.

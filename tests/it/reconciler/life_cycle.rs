@@ -76,8 +76,8 @@ fn secrets_come_and_change() -> Chapter {
             Act::Nothing,
             After {
                 fails: &[("alice", "one")],
-                readyz: "secret: gone; mount it or unset --secret",
-                check: "secret: gone; mount it or unset --secret",
+                readyz: "secret: not there; mount or unset --secret",
+                check: "secret: not there; mount or unset --secret",
                 ..GOOD
             },
         ),
@@ -304,8 +304,8 @@ fn others_meddle_and_processes_die() -> Chapter {
             Act::Remove,
             After {
                 fails: &[("emil", "six")],
-                readyz: "secret: gone; mount it or unset --secret",
-                check: "secret: gone; mount it or unset --secret",
+                readyz: "secret: disappeared; mount it again",
+                check: "secret: disappeared; mount it again",
                 names: &["dora", "frida"],
                 writes: 1,
                 ..GOOD

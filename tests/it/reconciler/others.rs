@@ -4,22 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::rig::{LIMIT, Rig, Setup};
+use super::rig::{LIMIT, Rig, Setup, root_or_skip};
 use crate::support::pebble::{Options, VERSIONS};
 use crate::support::process::wait_for;
-use crate::support::tools;
 
 /// A service's user that is not Pebble's.
 const NOBODY: &str = "    user-id: 65534\n    group-id: 65534\n";
 
 #[tokio::test]
 async fn another_user_serves_and_names_both_remedies() {
-    if !rustix::process::geteuid().is_root() {
-        tools::say(
-            "SKIPPED another_user_serves_and_names_both_remedies: only root's Pebble may run services as others",
-        );
-        return;
-    }
+    root_or_skip!();
     for version in VERSIONS {
         let setup = Setup {
             service: NOBODY.to_owned(),
@@ -27,7 +21,7 @@ async fn another_user_serves_and_names_both_remedies() {
         };
         let rig = Rig::start(version, setup).await;
         rig.push_pair("alice", "one");
-        let remedy = "[bad] unprivileged: uid 65534 may not write in Pebble; run the service as Pebble's uid 0, or add \
+        let remedy = "[bad] unprivileged: uid 65534 may not write in Pebble; run the service as Pebble's uid 0 (in Juju: no uid in charmcraft.yaml, no user in the layer), or add \
                       an identity with access admin and local user-id 65534\n";
         rig.wait("the remedy", async || {
             let body = rig.readyz("?verbose").await;
@@ -46,7 +40,7 @@ async fn another_user_serves_and_names_both_remedies() {
             "one refused write and no more"
         );
         let notices = format!("{:?}", rig.pebble.notices().await);
-        assert!(notices.contains("metrics-proxy/rights-missing"), "{notices}");
+        assert!(notices.contains("metrics-proxy/permission-missing"), "{notices}");
         // The charm may set the same credential itself: the duty is done then.
         let hash = hash_of("one");
         rig.meddle(json!({"alice": {"access": "metrics", "basic": {"password": hash}}}))
@@ -62,12 +56,7 @@ async fn another_user_serves_and_names_both_remedies() {
 
 #[tokio::test]
 async fn an_admin_identity_of_its_own_makes_another_user_privileged() {
-    if !rustix::process::geteuid().is_root() {
-        tools::say(
-            "SKIPPED an_admin_identity_of_its_own_makes_another_user_privileged: only root's Pebble may run services as others",
-        );
-        return;
-    }
+    root_or_skip!();
     let setup = Setup {
         service: NOBODY.to_owned(),
         ..Setup::default()
@@ -87,12 +76,7 @@ async fn an_admin_identity_of_its_own_makes_another_user_privileged() {
 
 #[tokio::test]
 async fn unprivileged_without_a_secret_is_ready_with_a_note() {
-    if !rustix::process::geteuid().is_root() {
-        tools::say(
-            "SKIPPED unprivileged_without_a_secret_is_ready_with_a_note: only root's Pebble may run services as others",
-        );
-        return;
-    }
+    root_or_skip!();
     let setup = Setup {
         secret: false,
         service: NOBODY.to_owned(),
@@ -163,13 +147,13 @@ async fn checks_that_a_rock_ships_are_not_posted_again() {
 }
 
 #[tokio::test]
-async fn a_fight_is_stopped_and_said() {
+async fn repeated_changes_by_another_writer_are_given_up() {
     let rig = Rig::start(VERSIONS[0], Setup::default()).await;
     rig.push_pair("alice", "one");
     rig.wait_readyz("ready").await;
     let mut meddled = 0;
     while rig.readyz("").await != "identity: contested; stop the other writer\n" {
-        assert!(meddled < 20, "it goes on fighting");
+        assert!(meddled < 20, "it never stops");
         rig.meddle(json!({"alice": null})).await;
         meddled += 1;
         rig.looks(2).await;
@@ -213,7 +197,7 @@ async fn adopting_takes_over_without_a_gap() {
 }
 
 #[tokio::test]
-async fn without_http_the_socket_proves_it() {
+async fn without_http_the_credential_is_verified_over_the_socket() {
     for version in VERSIONS {
         let setup = Setup {
             options: Options::default().without_http(),
@@ -252,7 +236,8 @@ async fn the_oldest_pebble_has_all_of_it() {
     rig.wait_readyz("ready").await;
     assert!(rig.works("alice", "one").await);
     assert!(
-        !rig.works("metrics-proxy-owner--alice", "!").await,
+        !rig.works(&format!("metrics-proxy-owner--{}-alice", rig.port), "!")
+            .await,
         "a marker cannot log in"
     );
     rig.push_pair("alice", "two");
@@ -298,11 +283,11 @@ async fn pebble_may_be_absent_for_a_while() {
     let keeper = super::Keeper::start(super::settings(&pebble));
     keeper.wait_readyz("ready").await;
     pebble.stop();
-    keeper.wait_readyz("identity: no Pebble to set it in").await;
+    keeper.wait_readyz("identity: Pebble cannot be reached").await;
     assert!(
         keeper
             .readyz()
-            .contains("[note] pebble: not there, running without")
+            .contains("[note] pebble: not at its socket, running without: ")
     );
     // Changed while Pebble is away.
     super::rig::push(&secret, &super::rig::pair("bob", "two"));
@@ -332,8 +317,12 @@ async fn a_pebble_that_hangs_costs_a_second_and_no_more() {
     assert_eq!(answer.status, 200);
     let took = since.elapsed();
     assert!(took < Duration::from_secs(4), "the answer took {took:?}");
-    rig.wait_readyz("identity: no Pebble to set it in").await;
-    assert!(rig.readyz("?verbose").await.contains("pebble: does not answer"));
+    rig.wait_readyz("identity: Pebble cannot be reached").await;
+    assert!(
+        rig.readyz("?verbose")
+            .await
+            .contains("[note] pebble: does not respond; see ")
+    );
     signal(rustix::process::Signal::CONT);
     rig.wait_readyz("ready").await;
     assert_eq!(rig.identity_writes(), 1);
@@ -392,7 +381,7 @@ async fn pebbles_own_metrics_are_in_our_answer_once() {
 
 /// What Kubernetes does not allow is told to the charm through Pebble.
 #[tokio::test]
-async fn a_missing_right_in_kubernetes_becomes_a_notice() {
+async fn a_missing_permission_in_kubernetes_becomes_a_notice() {
     use metrics_proxy::health::{Condition, State};
     let pebble = crate::support::pebble::Pebble::start(VERSIONS[0], &[], Options::default()).await;
     let keeper = super::Keeper::start(super::settings(&pebble));
@@ -410,7 +399,7 @@ async fn a_missing_right_in_kubernetes_becomes_a_notice() {
             .await
             .iter()
             .any(|notice| {
-                notice["key"] == "canonical.com/metrics-proxy/rights-missing"
+                notice["key"] == "canonical.com/metrics-proxy/permission-missing"
                     && notice["last-data"]
                         == json!({"what": "kubernetes", "message": "own namespace only; deploy with --trust"})
             })
@@ -431,7 +420,13 @@ async fn each_mode_says_what_no_pebble_means() {
         "auto runs without",
         LIMIT,
         || keeper.readyz(),
-        async || (keeper.readyz() == "ready\n[note] pebble: not there, running without\n").then_some(()),
+        async || {
+            let note = format!(
+                "[note] pebble: not at its socket, running without: {}",
+                settings.socket.display()
+            );
+            (keeper.readyz() == format!("ready\n{note}\n")).then_some(())
+        },
     )
     .await;
     keeper.stop().await;
@@ -463,7 +458,7 @@ async fn a_credential_that_pebble_never_accepts_is_not_written_for_ever() {
     settings.socket = between;
     let keeper = super::Keeper::start(settings);
     keeper
-        .wait_readyz("identity: written, but Pebble refuses it")
+        .wait_readyz("identity: written, but Pebble rejects it")
         .await;
     let count = |words: &str| pebble.log().matches(words).count();
     let looks = count("GET /v1/plan");
@@ -478,7 +473,7 @@ async fn a_credential_that_pebble_never_accepts_is_not_written_for_ever() {
     assert!(
         keeper
             .readyz()
-            .starts_with("identity: written, but Pebble refuses it\n")
+            .starts_with("identity: written, but Pebble rejects it\n")
     );
     keeper.stop().await;
 }
@@ -516,7 +511,7 @@ async fn an_old_pebble_is_named_and_left_alone() {
     assert!(
         keeper
             .readyz()
-            .contains("[note] pebble: v1.10.2 is older than 1.19")
+            .contains("[note] pebble: v1.10.2 is older than 1.19; upgrade Pebble")
     );
     wait_for(
         "more looks",

@@ -236,19 +236,41 @@ pub(super) async fn works(pebble: &Pebble, username: &str, password: &str) -> bo
         == StatusCode::OK
 }
 
+/// A name as these tests show it: the owner marker of a secret is `@name`, whatever the port of its proxy.
+fn shown(name: &str) -> String {
+    match name.strip_prefix("metrics-proxy-owner--") {
+        Some(owned) => format!(
+            "@{}",
+            owned
+                .trim_start_matches(|c: char| c.is_ascii_digit())
+                .trim_start_matches('-')
+        ),
+        None => name.to_owned(),
+    }
+}
+
 /// The names of all identities, markers shown as `@name`.
 pub(super) async fn names(pebble: &Pebble) -> Vec<String> {
     let mut names: Vec<String> = pebble
         .identities()
         .await
         .as_object()
-        .map(|identities| {
-            identities
-                .keys()
-                .map(|name| name.replace("metrics-proxy-owner--", "@"))
-                .collect()
-        })
+        .map(|identities| identities.keys().map(|name| shown(name)).collect())
         .unwrap_or_default();
     names.sort_unstable();
     names
 }
+
+/// Returns from a test, as skipped, where it does not run as root: only root's Pebble runs services as other users.
+macro_rules! root_or_skip {
+    () => {
+        if !rustix::process::geteuid().is_root() {
+            fn here() {}
+            let missing =
+                $crate::support::tools::Missing::because("only root's Pebble runs services as other users");
+            $crate::support::tools::skipped(std::any::type_name_of_val(&here), &missing);
+            return;
+        }
+    };
+}
+pub(super) use root_or_skip;

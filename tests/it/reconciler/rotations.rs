@@ -8,7 +8,7 @@ use base64::Engine as _;
 
 use super::rig::{Rig, Setup, push};
 use crate::support::pebble::VERSIONS;
-use crate::support::tools;
+use crate::support::tools::{self, Missing};
 
 fn n_rotations() -> usize {
     match std::env::var("METRICS_PROXY_ROTATIONS") {
@@ -122,7 +122,11 @@ async fn no_password_stays_in_memory() {
     let rig = Rig::start(VERSIONS[0], setup).await;
     let pid = rig.pid().await;
     if std::fs::File::open(format!("/proc/{pid}/mem")).is_err() {
-        tools::say("SKIPPED no_password_stays_in_memory: this system lets nobody read a process's memory");
+        let missing = Missing::because("this system lets no process read another one's memory");
+        tools::skipped(
+            "metrics_proxy::reconciler::rotations::no_password_stays_in_memory",
+            &missing,
+        );
         return;
     }
     let mut passwords = Vec::new();
