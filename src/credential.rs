@@ -21,14 +21,14 @@ pub const OWNER_MARKER_PREFIX: &str = "metrics-proxy-owner--";
 pub struct Username(String);
 
 /// Why a username cannot become an identity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsernameError {
     /// The text is empty.
     #[error("username empty; set one")]
     Empty,
-    /// Pebble refuses a name with these characters.
-    #[error("use username [a-zA-Z][a-zA-Z0-9_-]*")]
-    Syntax,
+    /// Pebble refuses a name with these characters; the name, which is no secret.
+    #[error("use username [a-zA-Z][a-zA-Z0-9_-]*, not {0:?}")]
+    Syntax(String),
     /// Juju has an identity of this name in every workload container.
     #[error("username charm is Juju's own")]
     Charm,
@@ -46,11 +46,11 @@ impl Username {
         let mut bytes = text.bytes();
         match bytes.next() {
             None => return Err(UsernameError::Empty),
-            Some(first) if !first.is_ascii_alphabetic() => return Err(UsernameError::Syntax),
+            Some(first) if !first.is_ascii_alphabetic() => return Err(syntax_error(text)),
             Some(_) => {}
         }
         if !bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-            return Err(UsernameError::Syntax);
+            return Err(syntax_error(text));
         }
         if text == "charm" {
             return Err(UsernameError::Charm);
@@ -65,6 +65,17 @@ impl Username {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// A name of any length may come from a file; so much of it is printed.
+const PRINTED_CHARS: usize = 64;
+
+fn syntax_error(text: &str) -> UsernameError {
+    let mut printed: String = text.chars().take(PRINTED_CHARS).collect();
+    if printed.len() < text.len() {
+        printed.push_str("...");
+    }
+    UsernameError::Syntax(printed)
 }
 
 impl fmt::Display for Username {
@@ -153,8 +164,10 @@ mod tests {
         }
         check("", Err(UsernameError::Empty));
         for bad in ["1a", "-a", "_a", "a.b", "a@b", "a b", "ä", "aä", "a\n", "a:b"] {
-            check(bad, Err(UsernameError::Syntax));
+            check(bad, Err(UsernameError::Syntax(bad.to_owned())));
         }
+        let long = "@".repeat(65);
+        check(&long, Err(UsernameError::Syntax(format!("{}...", &long[..64]))));
         check("charm", Err(UsernameError::Charm));
         check("metrics-proxy-owner--x", Err(UsernameError::Marker));
         check("metrics-proxy-owner--", Err(UsernameError::Marker));

@@ -8,6 +8,7 @@ mod debounce;
 mod layouts;
 mod mount;
 mod watcher;
+mod yaml_text;
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -38,8 +39,11 @@ pub enum Refusal {
     /// A NUL byte.
     #[error("NUL byte in {0}")]
     Nul(&'static str),
+    /// A character before or after the value that an editor or a tool has added, and that a scraper would have to send.
+    #[error("{0}; write it without")]
+    Stray(#[from] Stray),
     /// A number, list or map where a text belongs.
-    #[error("{0} is no text; quote it")]
+    #[error("{0} is no string; quote it")]
     NotText(&'static str),
     /// The same key twice.
     #[error("{0} is there twice")]
@@ -75,9 +79,24 @@ impl Refusal {
             Self::Nul(_) | Self::Password(PasswordError::Nul) => "nul",
             Self::Several | Self::Twice(_) => "several",
             Self::NotText(_) | Self::Syntax | Self::Large | Self::NotFile(_) => "syntax",
+            Self::Stray(_) => "stray",
             Self::Io(_) => "unreadable",
         }
     }
+}
+
+/// A character that does not belong to a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stray {
+    /// From a file with CRLF line ends.
+    #[error("{0} ends in a carriage return")]
+    CarriageReturn(&'static str),
+    /// White space after the one final newline.
+    #[error("{0} ends in white space")]
+    WhiteSpace(&'static str),
+    /// As editors of Windows write it.
+    #[error("{0} has a byte order mark")]
+    ByteOrderMark(&'static str),
 }
 
 /// The secret as it was read once.
@@ -123,13 +142,16 @@ mod tests {
             Refusal::Missing("username"),
             Refusal::NoKeys,
             Refusal::Username(UsernameError::Empty),
-            Refusal::Username(UsernameError::Syntax),
+            Refusal::Username(UsernameError::Syntax("a.b".to_owned())),
             Refusal::Username(UsernameError::Charm),
             Refusal::Username(UsernameError::Marker),
             Refusal::Password(PasswordError::Empty),
             Refusal::Password(PasswordError::Long),
             Refusal::Password(PasswordError::Nul),
             Refusal::Nul("username"),
+            Refusal::Stray(Stray::CarriageReturn("password")),
+            Refusal::Stray(Stray::WhiteSpace("password")),
+            Refusal::Stray(Stray::ByteOrderMark("password")),
             Refusal::NotText("password"),
             Refusal::Twice("password"),
             Refusal::Several,
@@ -139,7 +161,9 @@ mod tests {
             Refusal::NotFile("password"),
             Refusal::Io(std::io::ErrorKind::PermissionDenied),
         ] {
-            let body = format!("secret: {refusal}\n");
+            let text = refusal.to_string();
+            let clause = text.split([';', ',']).next().unwrap_or_default();
+            let body = format!("secret: {clause}\n");
             assert!(body.len() <= 45, "{body}");
         }
     }

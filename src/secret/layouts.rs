@@ -1,39 +1,33 @@
-//! From bytes to a credential. Pure.
+//! Parses a credential from bytes (pure).
+//!
+//! In every layout one final newline of a value is dropped, as editors, `echo` and YAML's `|` leave it. Any other
+//! character that is easily added by mistake refuses the secret: it would be part of the password, silently.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-use super::{Reading, Refusal};
+use super::yaml_text::{Step, plain_text};
+use super::{Reading, Refusal, Stray};
 use crate::credential::{Credential, Password, Username};
 
-/// Understands per-key files: what `username` and `password` hold, and whether anything else is there.
-///
-/// One trailing newline is trimmed, as editors and `echo` leave it; nothing else.
+/// Parses the files of a directory: the content of `username` and `password`, and whether there are `others`.
 pub fn parse_entries(
     username: Option<Zeroizing<Vec<u8>>>,
     password: Option<Zeroizing<Vec<u8>>>,
     others: bool,
 ) -> Reading {
-    let trimmed = |mut bytes: Zeroizing<Vec<u8>>| {
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-        }
-        bytes
-    };
-    let username = username.map(trimmed);
-    let password = password.map(trimmed);
     match (username, password) {
         (None, None) if others => Reading::Refused(Refusal::NoKeys),
         (None, None) => Reading::Absent,
         (None, Some(_)) => Reading::Refused(Refusal::Missing("username")),
         (Some(_), None) => Reading::Refused(Refusal::Missing("password")),
-        (Some(username), Some(password)) => credential(&username, password),
+        (Some(username), Some(password)) => credential(username, password),
     }
 }
 
-/// Understands one file: a map with `username` and `password`, or what `juju show-secret --reveal` prints, in YAML or
+/// Parses one file: a map with `username` and `password`, or what `juju show-secret --reveal` prints, in YAML or
 /// JSON.
 ///
 /// Source of the latter: juju `cmd/juju/secrets/list.go`, secretValueDetails (`content` in YAML, `content.Data` in JSON).
@@ -45,28 +39,34 @@ pub fn parse_file(bytes: &[u8]) -> Reading {
     if text.contains('\0') {
         return Reading::Refused(Refusal::Nul("it"));
     }
-    let node = if text.trim_start().starts_with('{') {
-        // JSON first: YAML has no tabs between tokens. A YAML flow map begins alike.
-        serde_json::from_str(text)
-            .ok()
-            .or_else(|| serde_yaml::from_str::<Option<Node>>(text).ok())
-    } else {
-        serde_yaml::from_str(text).ok()
-    };
-    match node {
-        None | Some(Some(Node::Other | Node::Text(_))) => Reading::Refused(Refusal::Syntax),
-        Some(None | Some(Node::Null)) => Reading::Absent,
-        Some(Some(Node::Map(entries))) => of_map(entries),
+    // JSON first: YAML does not allow tabs between tokens. A YAML flow map begins with a brace as well.
+    if text.trim_start().starts_with('{')
+        && let Ok(node) = serde_json::from_str(text)
+    {
+        return of_document(node, None);
+    }
+    match serde_yaml::from_str(text) {
+        Ok(node) => of_document(node, Some(text)),
+        Err(_) => Reading::Refused(Refusal::Syntax),
     }
 }
 
-fn of_map(entries: Vec<(String, Node)>) -> Reading {
+/// The credential of a document. `yaml` is its source where it is YAML.
+fn of_document(node: Option<Node>, yaml: Option<&str>) -> Reading {
+    match node {
+        Some(Node::Other | Node::Text(_)) => Reading::Refused(Refusal::Syntax),
+        None | Some(Node::Null) => Reading::Absent,
+        Some(Node::Map(entries)) => of_map(entries, yaml),
+    }
+}
+
+fn of_map(entries: Vec<(String, Node)>, yaml: Option<&str>) -> Reading {
     if entries.is_empty() {
         return Reading::Absent;
     }
     let plain = entries.iter().any(|(key, node)| is_key(key) && !is_secret(node));
     if plain {
-        return of_pairs(entries);
+        return of_pairs(entries, yaml, &[]);
     }
     // `juju show-secret`: one entry, its key the secret's id.
     if !entries.iter().any(|(_, node)| matches!(node, Node::Map(_))) {
@@ -81,18 +81,20 @@ fn of_map(entries: Vec<(String, Node)>) -> Reading {
     match take(details, "content") {
         Some(Node::Map(content)) => match content.as_slice() {
             [(key, Node::Map(_))] if key == "Data" => match content.into_iter().next() {
-                Some((_, Node::Map(data))) => of_pairs(data),
+                Some((_, Node::Map(data))) => {
+                    of_pairs(data, yaml, &[Step::Only, Step::Key("content"), Step::Key("Data")])
+                }
                 _ => Reading::Refused(Refusal::NoKeys),
             },
-            _ => of_pairs(content),
+            _ => of_pairs(content, yaml, &[Step::Only, Step::Key("content")]),
         },
         Some(Node::Null) | None => Reading::Refused(Refusal::NotRevealed),
         Some(_) => Reading::Refused(Refusal::NoKeys),
     }
 }
 
-/// `username` and `password` of a map.
-fn of_pairs(entries: Vec<(String, Node)>) -> Reading {
+/// `username` and `password` of a map, which is at `path` of the document.
+fn of_pairs(entries: Vec<(String, Node)>, yaml: Option<&str>, path: &[Step]) -> Reading {
     if entries.is_empty() {
         return Reading::Absent;
     }
@@ -106,6 +108,7 @@ fn of_pairs(entries: Vec<(String, Node)>) -> Reading {
         let text = match node {
             Node::Text(text) => text,
             Node::Null => Zeroizing::new(String::new()),
+            Node::Other if let Some(text) = yaml.and_then(|yaml| plain_text(yaml, path, name)) => text,
             Node::Map(_) | Node::Other => return Reading::Refused(Refusal::NotText(name)),
         };
         if slot.replace(text).is_some() {
@@ -116,28 +119,43 @@ fn of_pairs(entries: Vec<(String, Node)>) -> Reading {
         (None, None) => Reading::Refused(Refusal::NoKeys),
         (None, Some(_)) => Reading::Refused(Refusal::Missing("username")),
         (Some(_), None) => Reading::Refused(Refusal::Missing("password")),
-        (Some(username), Some(mut password)) => credential(
-            username.as_bytes(),
-            Zeroizing::new(std::mem::take(&mut *password).into_bytes()),
-        ),
+        (Some(username), Some(password)) => credential(into_bytes(username), into_bytes(password)),
     }
 }
 
-fn credential(username: &[u8], password: Zeroizing<Vec<u8>>) -> Reading {
+fn into_bytes(mut text: Zeroizing<String>) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(std::mem::take(&mut *text).into_bytes())
+}
+
+fn credential(username: Zeroizing<Vec<u8>>, password: Zeroizing<Vec<u8>>) -> Reading {
     let checked = || {
+        let username = value(username, "username")?;
         if username.contains(&0) {
             return Err(Refusal::Nul("username"));
         }
-        // What is no UTF-8 is no name either, and the same sentence helps.
-        let name = std::str::from_utf8(username).unwrap_or("\u{fffd}");
+        // Bytes that are not UTF-8 are not a name either, and the same text helps.
+        let name = String::from_utf8_lossy(&username);
         Ok(Credential {
-            username: Username::parse(name)?,
-            password: Password::try_new(password)?,
+            username: Username::parse(&name)?,
+            password: Password::try_new(value(password, "password")?)?,
         })
     };
     match checked() {
         Ok(credential) => Reading::Usable(credential),
         Err(refusal) => Reading::Refused(refusal),
+    }
+}
+
+/// A value without its one final newline. `name` is its key.
+fn value(mut bytes: Zeroizing<Vec<u8>>, name: &'static str) -> Result<Zeroizing<Vec<u8>>, Stray> {
+    if bytes.last() == Some(&b'\n') {
+        bytes.pop();
+    }
+    match bytes.last() {
+        _ if bytes.starts_with("\u{feff}".as_bytes()) => Err(Stray::ByteOrderMark(name)),
+        Some(b'\r') => Err(Stray::CarriageReturn(name)),
+        Some(b' ' | b'\t' | b'\n') => Err(Stray::WhiteSpace(name)),
+        _ => Ok(bytes),
     }
 }
 
@@ -156,7 +174,7 @@ fn take(entries: Vec<(String, Node)>, key: &str) -> Option<Node> {
         .find_map(|(name, node)| (name == key).then_some(node))
 }
 
-/// A YAML or JSON value, with its texts wiped when dropped and repeated keys kept.
+/// A YAML or JSON value. Its strings are wiped when it is dropped, and repeated keys are kept.
 enum Node {
     Null,
     Text(Zeroizing<String>),
@@ -176,7 +194,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map of texts")
+        f.write_str("a map of strings")
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Node, E> {
@@ -192,6 +210,14 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, _: u64) -> Result<Node, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Node, E> {
+        Ok(Node::Other)
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Node, E> {
         Ok(Node::Other)
     }
 
@@ -216,7 +242,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
         let mut entries = Vec::new();
         while let Some(key) = access.next_key::<Node>()? {
             let value = access.next_value()?;
-            // A key that is no text (an id of digits only) is an id all the same.
+            // A key that is not a string, such as an id of digits, is an id all the same.
             let key = match key {
                 Node::Text(mut text) => std::mem::take(&mut *text),
                 _ => "?".to_owned(),
@@ -251,14 +277,104 @@ mod tests {
     }
 
     #[test]
-    fn one_newline_is_trimmed_from_a_file_and_no_more() {
+    fn one_newline_is_dropped_and_other_white_space_is_named() {
         check_entries(Some(b"alice\n"), Some(b"pw\n"), &pair("alice", "pw"));
-        check_entries(Some(b"alice"), Some(b" p w \n\n"), &pair("alice", " p w \n"));
+        check_entries(Some(b"alice"), Some(b"  p w"), &pair("alice", "  p w"));
+        let white_space = |name| Reading::Refused(Refusal::Stray(Stray::WhiteSpace(name)));
+        let carriage_return = |name| Reading::Refused(Refusal::Stray(Stray::CarriageReturn(name)));
+        let byte_order_mark = |name| Reading::Refused(Refusal::Stray(Stray::ByteOrderMark(name)));
+        check_entries(Some(b"alice\n\n"), Some(b"pw"), &white_space("username"));
+        for ending in ["\n\n", " ", " \n", "\t", "\t\n"] {
+            check_entries(
+                Some(b"alice"),
+                Some(format!("pw{ending}").as_bytes()),
+                &white_space("password"),
+            );
+        }
+        check_entries(Some(b"alice\r\n"), Some(b"pw"), &carriage_return("username"));
+        check_entries(Some(b"alice"), Some(b"pw\r\n"), &carriage_return("password"));
+        check_entries(Some(b"alice"), Some(b"pw\r"), &carriage_return("password"));
         check_entries(
-            Some(b"alice\n\n"),
+            Some(b"\xef\xbb\xbfalice"),
             Some(b"pw"),
-            &Reading::Refused(Refusal::Username(UsernameError::Syntax)),
+            &byte_order_mark("username"),
         );
+        check_entries(
+            Some(b"alice"),
+            Some(b"\xef\xbb\xbfpw\n"),
+            &byte_order_mark("password"),
+        );
+    }
+
+    /// One Juju secret is one password, whatever way it comes.
+    #[test]
+    fn every_layout_drops_the_same_newline() {
+        let juju = "d1d2:\n  revision: 2\n  owner: <model>\n  content:\n    password: |\n      pw\n    username: scraper\n";
+        check(juju, &pair("scraper", "pw"));
+        check("username: scraper\npassword: |\n  pw\n", &pair("scraper", "pw"));
+        check("username: scraper\npassword: \"pw\\n\"\n", &pair("scraper", "pw"));
+        check(
+            "{\"username\": \"scraper\", \"password\": \"pw\\n\"}",
+            &pair("scraper", "pw"),
+        );
+        for (text, stray) in [
+            (
+                "username: a\npassword: |+\n  pw\n\n",
+                Stray::WhiteSpace("password"),
+            ),
+            ("username: a\npassword: 'pw '\n", Stray::WhiteSpace("password")),
+            (
+                "{\"username\": \"a\", \"password\": \"pw\\r\\n\"}",
+                Stray::CarriageReturn("password"),
+            ),
+            (
+                "{\"username\": \"a\", \"password\": \"\\ufeffpw\"}",
+                Stray::ByteOrderMark("password"),
+            ),
+            (
+                "username: \"a\\r\"\npassword: pw\n",
+                Stray::CarriageReturn("username"),
+            ),
+        ] {
+            check(text, &Reading::Refused(Refusal::Stray(stray)));
+        }
+    }
+
+    /// A number in YAML 1.2 that is a string in YAML 1.1 keeps its text: the program that wrote it wrote a string.
+    #[test]
+    fn a_string_of_yaml_1_1_keeps_its_text() {
+        for text in [
+            "25921e05", "1E6", "12e5", "0o17", "1.5e3", "-.5", "+12e03", "1e+5",
+        ] {
+            check(
+                &format!("username: scraper\npassword: {text}\n"),
+                &pair("scraper", text),
+            );
+            check(
+                &format!("{{username: scraper, password: {text}}}"),
+                &pair("scraper", text),
+            );
+            check(
+                &format!("id:\n  content: {{username: scraper, password: {text}}}\n"),
+                &pair("scraper", text),
+            );
+            check(
+                &format!("1e5:\n  content:\n    Data:\n      username: scraper\n      password: {text}\n"),
+                &pair("scraper", text),
+            );
+        }
+        let not_text = Reading::Refused(Refusal::NotText("password"));
+        for number in [
+            "123", "-1", "0x1F", "0b1", "1.5", "1.5e+3", ".5", ".inf", "-.INF", ".nan", "true", "1_0.5",
+        ] {
+            let reading = parse_file(format!("username: scraper\npassword: {number}\n").as_bytes());
+            // An underscore makes it a string of YAML 1.2, which needs no second reading.
+            assert!(
+                reading == not_text || number.contains('_'),
+                "{number}: {reading:?}"
+            );
+        }
+        check("{\"username\": \"scraper\", \"password\": 1e5}", &not_text);
     }
 
     #[test]
@@ -343,7 +459,7 @@ mod tests {
             "\u{feff}username: alice\r\npassword: pw\r\n",
             &pair("alice", "pw"),
         );
-        check("username: alice\npassword: |\n  pw\n", &pair("alice", "pw\n"));
+        check("username: alice\npassword: |\n  pw\n", &pair("alice", "pw"));
     }
 
     #[test]
@@ -399,7 +515,7 @@ mod tests {
             ),
             (
                 "username: a b\npassword: p",
-                Refusal::Username(UsernameError::Syntax),
+                Refusal::Username(UsernameError::Syntax("a b".to_owned())),
             ),
             (
                 "username: charm\npassword: p",

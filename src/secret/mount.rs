@@ -1,19 +1,21 @@
 //! Reads the path once.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::{Reading, Refusal, parse_entries, parse_file};
 
-/// Larger than any secret that Juju or Kubernetes would mount for a username and a password.
+/// Larger than any secret with a username and a password.
 pub(super) const MAX_FILE_BYTES: u64 = 65_536;
 
-/// Reads the secret at `path`: a directory with a file a key, or one file. Blocks on the file system.
+/// Reads the secret at `path`: a directory with one file per key, or one file. Blocks on the file system.
 ///
-/// Errors of the file system are refusals, apart from there being nothing: that is [`Reading::Absent`].
+/// An error of the file system is a refusal, apart from a missing path, which is [`Reading::Absent`].
 pub fn read(path: &Path) -> Reading {
     match try_read(path) {
         Ok(reading) => reading,
@@ -49,7 +51,7 @@ fn try_read(path: &Path) -> Result<Reading, Refused> {
     Ok(parse_entries(username, password, others))
 }
 
-/// Whether a directory has anything but hidden entries; a Kubernetes volume's `..data` and `..2026_…` are such.
+/// Whether a directory has an entry that is not hidden, as `..data` and `..2026_…` of a Kubernetes volume are.
 fn has_entries(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         if !entry?.file_name().as_encoded_bytes().starts_with(b".") {
@@ -60,27 +62,45 @@ fn has_entries(path: &Path) -> io::Result<bool> {
 }
 
 fn read_file(path: &Path, name: &'static str) -> Result<Option<Zeroizing<Vec<u8>>>, Refused> {
-    // Looked at before it is opened: opening a pipe would wait for somebody to write.
     let Some(metadata) = present(fs::metadata(path))? else {
         return Ok(None);
     };
+    // Before it is opened: opening a device may do something.
+    if !metadata.is_file() {
+        return Err(Refused::Refusal(Refusal::NotFile(name)));
+    }
+    match present(open(path))? {
+        Some(file) => read_open(file, name).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Opens a file without waiting: another file may have been put at the path meanwhile, and opening a pipe would wait for
+/// its writer.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+}
+
+/// Reads what was opened, where that is a file.
+fn read_open(file: File, name: &'static str) -> Result<Zeroizing<Vec<u8>>, Refused> {
+    let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(Refused::Refusal(Refusal::NotFile(name)));
     }
     if metadata.len() > MAX_FILE_BYTES {
         return Err(Refused::Refusal(Refusal::Large));
     }
-    let Some(file) = present(File::open(path))? else {
-        return Ok(None);
-    };
-    // Room for all of it at once: a buffer that grows leaves copies behind.
+    // Room for all of it at once: a buffer that grows leaves copies in memory.
     let capacity = usize::try_from(MAX_FILE_BYTES + 1).expect("64 KiB fit into a usize");
     let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(Refused::Refusal(Refusal::Large));
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
@@ -151,6 +171,29 @@ mod tests {
         assert_eq!(
             read(Path::new("/dev/null")),
             Reading::Refused(Refusal::NotFile("it"))
+        );
+    }
+
+    /// A pipe that takes the place of the file after it was checked delays nothing.
+    #[test]
+    fn a_pipe_that_was_swapped_in_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("password");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let is_refused = open(&pipe).is_ok_and(|file| {
+                matches!(
+                    read_open(file, "password"),
+                    Err(Refused::Refusal(Refusal::NotFile("password")))
+                )
+            });
+            let _ = sender.send(is_refused);
+        });
+        assert_eq!(
+            receiver.recv_timeout(std::time::Duration::from_secs(10)),
+            Ok(true)
         );
     }
 

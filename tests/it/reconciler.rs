@@ -6,6 +6,7 @@ mod connection;
 mod killed;
 mod life_cycle;
 mod others;
+mod pyyaml;
 mod rig;
 mod rotations;
 mod two_proxies;
