@@ -146,7 +146,7 @@ class MetricsProxyCharm(ops.CharmBase):
 
     def _log_notice(self, event: ops.EventBase):
         """Copies a missing permission, which the program reports in a notice, to the log of Juju."""
-        if isinstance(event, ops.PebbleCustomNoticeEvent) and event.notice.key == f"{NOTICES}rights-missing":
+        if isinstance(event, ops.PebbleCustomNoticeEvent) and event.notice.key == f"{NOTICES}permission-missing":
             logger.warning("%s", event.notice.last_data.get("message", "permissions are missing"))
 
     def _update_container(self, config: Config, relations: cos.Cos):

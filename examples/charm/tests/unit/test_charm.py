@@ -133,7 +133,7 @@ class Reconcile(unittest.TestCase):
     def test_missing_permissions_are_logged_with_the_remedy(self):
         ctx = context()
         notice = testing.Notice(
-            f"{NOTICES}rights-missing", last_data={"what": "kubernetes", "message": "deploy with --trust"}
+            f"{NOTICES}permission-missing", last_data={"what": "kubernetes", "message": "deploy with --trust"}
         )
         box = container(notices=[notice])
         ctx.run(ctx.on.pebble_custom_notice(box, notice), state(containers={box}))
