@@ -6,6 +6,7 @@
 mod bootstrap;
 mod identity;
 mod merge;
+mod service_settings;
 mod targets;
 
 use std::ffi::OsString;
@@ -56,7 +57,7 @@ fn with_args<A: FromArgMatches>(
     run: impl AsyncFnOnce(&A, Config) -> anyhow::Result<u8>,
 ) -> ExitCode {
     match A::from_arg_matches(matches) {
-        Ok(args) => configured(matches, async |config| run(&args, config).await),
+        Ok(args) => configured_with_service(matches, async |config| run(&args, config).await),
         Err(error) => error.exit(),
     }
 }
@@ -81,7 +82,8 @@ pub fn command() -> Command {
                 .about(
                     "Show every selected pod: its targets with their last scrape, or why it is not scraped",
                 )
-                .args(setting_args(of_groups(&["Pods", "Serving", "Logging"]))),
+                .args(setting_args(of_groups(&["Pods", "Serving", "Logging"])))
+                .arg(service_arg()),
         )
         .subcommand(
             merge::MergeArgs::augment_args(Command::new("merge"))
@@ -89,7 +91,8 @@ pub fn command() -> Command {
         )
         .subcommand(
             identity::IdentityArgs::augment_args(Command::new("identity"))
-                .about("Set, remove and look at Pebble identities by hand")
+                .about("Set, remove and show Pebble identities")
+                .arg(global(service_arg()))
                 .args(
                     setting_args(of_groups(&["Pebble and the secret", "Logging"]))
                         .into_iter()
@@ -98,13 +101,22 @@ pub fn command() -> Command {
         )
         .subcommand(
             bootstrap::BootstrapArgs::augment_args(Command::new("bootstrap"))
-                .about("Install our service and checks in Pebble's plan, and start the service")
+                .about("Install service and checks in Pebble's plan, and start the service")
+                .arg(service_arg())
                 .args(setting_args(of_groups(&[
                     "Pebble and the secret",
                     "Serving",
                     "Logging",
                 ]))),
         )
+}
+
+/// The service whose settings a command takes.
+fn service_arg() -> Arg {
+    Arg::new("service")
+        .long("service")
+        .value_name("NAME")
+        .help("The service of Pebble's plan whose environment fills in settings that are not given; needed where several services run metrics-proxy")
 }
 
 /// Settings under one of these headings.
@@ -167,10 +179,61 @@ fn raw_settings(matches: &ArgMatches, environment: &Environment) -> Raw {
     Raw::collect(flag, environment)
 }
 
-/// Checks the configuration, starts logging, and runs `then` on a runtime.
+/// Runs `then` with the settings of the command line and the environment.
 fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Result<u8>) -> ExitCode {
     let environment = environment();
-    let config = match Config::try_new(&raw_settings(matches, &environment)) {
+    let raw = raw_settings(matches, &environment);
+    with_runtime(async || run_with(&raw, &environment, then).await)
+}
+
+/// As [`configured`]; what was not given comes from the service in Pebble's plan.
+fn configured_with_service(
+    matches: &ArgMatches,
+    then: impl AsyncFnOnce(Config) -> anyhow::Result<u8>,
+) -> ExitCode {
+    let environment = environment();
+    let mut raw = raw_settings(matches, &environment);
+    let service = matches.get_one::<String>("service").map(String::as_str);
+    with_runtime(async || {
+        // A hash depends on the password only.
+        let completed = match matches.subcommand_name() {
+            Some("hash") => Ok(None),
+            _ => service_settings::complete(&mut raw, matches, service).await,
+        };
+        match completed {
+            Ok(None) => {}
+            Ok(Some(line)) => report(&line),
+            Err(problem) => {
+                report(&problem);
+                return ExitCode::from(2);
+            }
+        }
+        run_with(&raw, &environment, then).await
+    })
+}
+
+/// Runs `then` on a runtime of its own.
+fn with_runtime(then: impl AsyncFnOnce() -> ExitCode) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            report(&format!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(then());
+    // Blocking work that is still running belongs to requests that have ended.
+    runtime.shutdown_background();
+    code
+}
+
+/// Checks the configuration, starts logging, and runs `then`.
+async fn run_with(
+    raw: &Raw,
+    environment: &Environment,
+    then: impl AsyncFnOnce(Config) -> anyhow::Result<u8>,
+) -> ExitCode {
+    let config = match Config::try_new(raw) {
         Ok(config) => config,
         Err(problems) => {
             report(&configuration_report(&problems));
@@ -186,18 +249,8 @@ fn configured(matches: &ArgMatches, then: impl AsyncFnOnce(Config) -> anyhow::Re
         report(&configuration_report(&[problem]));
         return ExitCode::from(2);
     }
-    log_ignored_variables(&environment);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            report(&format!("cannot start: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = runtime.block_on(then(config));
-    // Blocking work that is still under way belongs to requests that are gone.
-    runtime.shutdown_background();
-    exit_code(result)
+    log_ignored_variables(environment);
+    exit_code(then(config).await)
 }
 
 /// Logs which variables with our prefix set nothing, and why.

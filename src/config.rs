@@ -27,6 +27,13 @@ pub enum Origin {
     Flag(&'static str),
     /// An environment variable, by name.
     Env(String),
+    /// A variable of a service in Pebble's plan.
+    Service {
+        /// The name of the service.
+        service: String,
+        /// The name of the variable.
+        variable: String,
+    },
 }
 
 impl fmt::Display for Origin {
@@ -34,6 +41,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Flag(name) => write!(f, "--{name}"),
             Self::Env(name) => f.write_str(name),
+            Self::Service { service, variable } => write!(f, "{variable} of the service {service}"),
         }
     }
 }
@@ -57,20 +65,39 @@ impl Raw {
                     .insert(setting.name, (Origin::Flag(setting.name), values));
                 continue;
             }
-            let found = setting.env_names().into_iter().find_map(|name| {
-                let value = environment.get(&name)?.to_owned();
-                Some((name, value))
-            });
-            if let Some((name, value)) = found {
-                let values = if setting.repeatable {
-                    value.split(',').map(|part| part.trim().to_owned()).collect()
-                } else {
-                    vec![value]
-                };
-                raw.values.insert(setting.name, (Origin::Env(name), values));
+            if let Some((variable, values)) = variable(setting, environment) {
+                raw.values.insert(setting.name, (Origin::Env(variable), values));
             }
         }
         raw
+    }
+
+    /// Fills in what was not given, from the environment of a service, for the settings that `has_setting` allows.
+    /// Returns the names of the variables that were used.
+    pub fn complete(
+        &mut self,
+        service: &str,
+        environment: &Environment,
+        has_setting: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let mut used = Vec::new();
+        for setting in SETTINGS {
+            if self.values.contains_key(setting.name) || !has_setting(setting.name) {
+                continue;
+            }
+            if let Some((variable, values)) = variable(setting, environment) {
+                used.push(variable.clone());
+                let service = service.to_owned();
+                self.values
+                    .insert(setting.name, (Origin::Service { service, variable }, values));
+            }
+        }
+        used
+    }
+
+    /// The last given text of a setting, before it is parsed.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.get(name)?.1.last().map(String::as_str)
     }
 
     /// Sets one value as if it had been given as a flag. For tests and for commands that imply a setting.
@@ -83,6 +110,19 @@ impl Raw {
             .push(value.into());
         self
     }
+}
+
+/// The variable of a setting in an environment, with its values.
+fn variable(setting: &Setting, environment: &Environment) -> Option<(String, Vec<String>)> {
+    setting.env_names().into_iter().find_map(|name| {
+        let value = environment.get(&name)?;
+        let values = if setting.repeatable {
+            value.split(',').map(|part| part.trim().to_owned()).collect()
+        } else {
+            vec![value.to_owned()]
+        };
+        Some((name, values))
+    })
 }
 
 /// One thing wrong with the configuration: where, what was there, what would be right.

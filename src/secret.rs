@@ -63,7 +63,10 @@ pub enum Refusal {
     /// A directory, pipe or device where a file belongs.
     #[error("{0} is not a file")]
     NotFile(&'static str),
-    /// The operating system refused.
+    /// The user of this process may not read it.
+    #[error("permission denied for uid {0}; let it read the files")]
+    Forbidden(u32),
+    /// Another error of the operating system.
     #[error("cannot read: {0}")]
     Io(std::io::ErrorKind),
 }
@@ -80,7 +83,7 @@ impl Refusal {
             Self::Several | Self::Twice(_) => "several",
             Self::NotText(_) | Self::Syntax | Self::Large | Self::NotFile(_) => "syntax",
             Self::Stray(_) => "stray",
-            Self::Io(_) => "unreadable",
+            Self::Io(_) | Self::Forbidden(_) => "unreadable",
         }
     }
 }
@@ -159,7 +162,7 @@ mod tests {
             Refusal::Syntax,
             Refusal::Large,
             Refusal::NotFile("password"),
-            Refusal::Io(std::io::ErrorKind::PermissionDenied),
+            Refusal::Forbidden(584_792),
         ] {
             let text = refusal.to_string();
             let clause = text.split([';', ',']).next().unwrap_or_default();

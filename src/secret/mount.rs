@@ -20,6 +20,9 @@ pub fn read(path: &Path) -> Reading {
     match try_read(path) {
         Ok(reading) => reading,
         Err(Refused::Refusal(refusal)) => Reading::Refused(refusal),
+        Err(Refused::Io(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Reading::Refused(Refusal::Forbidden(rustix::process::geteuid().as_raw()))
+        }
         Err(Refused::Io(error)) => Reading::Refused(Refusal::Io(error.kind())),
     }
 }

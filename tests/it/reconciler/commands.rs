@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use super::rig::{LIMIT, Rig, Setup, names, pair, push, works};
+use super::rig::{LIMIT, Rig, Setup, names, pair, push, root_or_skip, works};
 use crate::support::app;
 use crate::support::pebble::{Options, Pebble, VERSIONS};
 use crate::support::process::{self, wait_for};
@@ -155,6 +155,94 @@ async fn only_identities_with_metrics_access_are_removed() {
         .await
         .ok();
     assert_eq!(names(&pebble).await, ["charm"]);
+}
+
+/// What a person types in the container has none of the settings of the service: they come from the plan.
+#[tokio::test]
+async fn commands_use_the_settings_of_the_service_in_the_plan() {
+    for version in VERSIONS {
+        let rig = Rig::start(version, Setup::default()).await;
+        rig.push("username: alice\n");
+        rig.wait_readyz("secret: password missing; add that key").await;
+        let status = say(&rig.pebble, &["identity", "status"], "").await;
+        assert_eq!(status.code, Some(1), "{}", status.stdout);
+        assert!(
+            status
+                .stdout
+                .contains("Secret:   refused: password missing; add that key\n"),
+            "{}",
+            status.stdout
+        );
+        assert!(
+            status
+                .stderr
+                .contains("using METRICS_SECRET_PATH of the service metrics-proxy in Pebble's plan\n")
+                || status.stderr.contains("METRICS_SECRET_PATH, "),
+            "{}",
+            status.stderr
+        );
+        let targets = say(&rig.pebble, &["targets", "--output", "json"], "").await;
+        assert!(targets.stderr.contains("PORT"), "{}", targets.stderr);
+        targets.json();
+        // A flag wins.
+        let missing = rig.pebble.scratch().join("nothing").display().to_string();
+        let status = say(&rig.pebble, &["identity", "status", "--secret", &missing], "").await;
+        assert!(status.stdout.contains("Secret:   absent\n"), "{}", status.stdout);
+        // A second service of this program makes it ambiguous.
+        let layer = format!(
+            "services:\n  second:\n    override: replace\n    command: {} --port 1\n",
+            app::PROGRAM
+        );
+        rig.pebble.add_layer("second", true, &layer).await;
+        let ambiguous = say(&rig.pebble, &["identity", "status"], "").await;
+        assert_eq!(ambiguous.code, Some(2));
+        assert!(
+            ambiguous
+                .stderr
+                .contains("choose one with --service: metrics-proxy, second"),
+            "{}",
+            ambiguous.stderr
+        );
+        let chosen = say(
+            &rig.pebble,
+            &["identity", "status", "--service", "metrics-proxy"],
+            "",
+        )
+        .await;
+        assert!(
+            chosen.stdout.contains("refused: password missing"),
+            "{}",
+            chosen.stdout
+        );
+    }
+}
+
+/// From 1.28 on only an admin may read the plan: one refused request, one line, and the defaults.
+#[tokio::test]
+async fn a_plan_that_may_not_be_read_is_named_once() {
+    root_or_skip!();
+    let rig = Rig::start(VERSIONS[1], Setup::default()).await;
+    rig.push_pair("alice", "one");
+    rig.wait_readyz("ready").await;
+    let socket = rig.pebble.socket();
+    let output = tokio::task::spawn_blocking(move || {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = app::command(&["identity", "status"], &[]);
+        command.env("PEBBLE_SOCKET", socket).uid(65534).gid(65534);
+        command.output()
+    })
+    .await
+    .expect("it does not panic")
+    .expect("the program runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        stderr.matches("does not let this user read its plan").count(),
+        1,
+        "{stderr}"
+    );
+    assert_eq!(rig.pebble.log().matches("authz_fail:65534,/v1/plan").count(), 1);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("Secret:   none\n"), "{stdout}");
 }
 
 /// Typed at a terminal: nothing of it is shown, and it is asked twice.

@@ -1,7 +1,6 @@
 //! The connection to Pebble: who may be trusted with a credential, what a lost request costs, which address is checked.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 
@@ -67,6 +66,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return "unix"
     def log_message(self, *args):
         pass
+os.setgid(65534)
+os.setuid(65534)
 os.umask(0)
 socketserver.ThreadingUnixStreamServer(sys.argv[1], Handler).serve_forever()
 "#;
@@ -83,9 +84,8 @@ async fn a_socket_of_another_user_gets_no_credential() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("our own folder");
     }
     let (socket, requests) = (folder.join("socket"), folder.join("requests"));
-    let mut command = Command::new(std::fs::canonicalize(python).expect("python is there"));
+    let mut command = Command::new(python);
     command.args(["-c", IMPOSTOR]).arg(&socket).arg(&requests);
-    command.uid(65534).gid(65534);
     let mut impostor = Process::spawn("impostor", command, &dir.path().join("impostor.log"));
     impostor
         .wait_for("the socket", LIMIT, async || socket.exists().then_some(()))

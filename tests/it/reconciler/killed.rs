@@ -105,7 +105,8 @@ async fn hand_on(
     Ok(())
 }
 
-fn start(pebble: &Pebble, socket: &Path, secret: &Path) -> Process {
+/// Always with the same port, as a service has it: the port tells whose identity it is.
+fn start(pebble: &Pebble, socket: &Path, secret: &Path, port: u16) -> Process {
     let pods = pebble.scratch().join("pods");
     let _ = std::fs::create_dir(&pods);
     let text = |path: &Path| {
@@ -118,7 +119,7 @@ fn start(pebble: &Pebble, socket: &Path, secret: &Path) -> Process {
         ("METRICS_SECRET_PATH".to_owned(), text(secret)),
         ("METRICS_PROXY_PODS_FILE".to_owned(), text(&pods)),
         ("METRICS_PROXY_PEBBLE_METRICS".to_owned(), "false".to_owned()),
-        ("PORT".to_owned(), process::free_port().to_string()),
+        ("PORT".to_owned(), port.to_string()),
     ];
     env.extend(SHORT.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.push(("METRICS_PROXY_SECRET_SETTLE".to_owned(), "20ms".to_owned()));
@@ -133,17 +134,18 @@ async fn killed_between_any_two_steps_the_next_start_finishes() {
         let pebble = Pebble::start(version, &[], Options::default()).await;
         let between = pebble.scratch().join("between");
         let secret = pebble.scratch().join("secret");
+        let port = process::free_port();
         // The name changes each time, so that there is always something to revoke.
         let credentials = [("alice", "one"), ("bob", "two")];
         let mut turn = 0;
         push(&secret, &pair(credentials[0].0, credentials[0].1));
-        drop_when_works(&pebble, &pebble.socket(), &secret, credentials[0]).await;
+        drop_when_works(&pebble, &secret, port, credentials[0]).await;
         let mut kills = 0;
         for at in (0..64).flat_map(|n| [At::Before(n), At::After(n)]) {
             let (old, new) = (credentials[turn % 2], credentials[(turn + 1) % 2]);
             push(&secret, &pair(new.0, new.1));
             let mut proxy = Between::start(&between, pebble.socket(), at);
-            let mut process = start(&pebble, &between, &secret);
+            let mut process = start(&pebble, &between, &secret, port);
             let reached = tokio::select! {
                 fatal = proxy.fatal.recv() => fatal.is_some(),
                 // It came through with fewer requests than that.
@@ -170,7 +172,7 @@ async fn killed_between_any_two_steps_the_next_start_finishes() {
                 [format!("@{}", in_force.0), in_force.0.to_owned()],
                 "killed {at:?}"
             );
-            drop_when_works(&pebble, &pebble.socket(), &secret, new).await;
+            drop_when_works(&pebble, &secret, port, new).await;
             assert!(
                 !works(&pebble, old.0, old.1).await,
                 "killed {at:?}, then finished"
@@ -188,8 +190,8 @@ async fn killed_between_any_two_steps_the_next_start_finishes() {
 }
 
 /// Starts the program and ends it once the credential is in force.
-async fn drop_when_works(pebble: &Pebble, socket: &Path, secret: &Path, credential: (&str, &str)) {
-    let mut process = start(pebble, socket, secret);
+async fn drop_when_works(pebble: &Pebble, secret: &Path, port: u16, credential: (&str, &str)) {
+    let mut process = start(pebble, &pebble.socket(), secret, port);
     process
         .wait_for("the credential works", LIMIT, async || {
             works(pebble, credential.0, credential.1).await.then_some(())
