@@ -58,8 +58,8 @@ scratch_end() {
 # pebble_start [ARGUMENT...]: Pebble as Juju runs it, with short intervals for its service and the pods of $SCRATCH/pods.
 pebble_start() {
   env PATH="$SCRATCH/bin:$PATH" PORT="$PORT" METRICS_PROXY_PODS_FILE="$SCRATCH/pods" METRICS_SECRET_PATH="$SCRATCH/secret" \
-    METRICS_PROXY_SECRET_SETTLE=200ms METRICS_PROXY_SECRET_POLL=200ms METRICS_PROXY_SECRET_ABSENCE=1s \
-    METRICS_PROXY_LOOK_INTERVAL=500ms SCRAPE_TIMEOUT=2s \
+    METRICS_PROXY_SECRET_DEBOUNCE=200ms METRICS_PROXY_SECRET_POLL=200ms METRICS_PROXY_SECRET_REMOVAL_GRACE=1s \
+    METRICS_PROXY_RESYNC_INTERVAL=500ms SCRAPE_TIMEOUT=2s \
     "$PEBBLE_PROGRAM" run --create-dirs --verbose --http "127.0.0.1:$PEBBLE_PORT" "$@" >>"$SCRATCH/pebble.log" 2>&1 &
   echo $! >"$SCRATCH/pebble.pid"
   until_ok "Pebble answers" pebble version

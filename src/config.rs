@@ -201,9 +201,9 @@ pub struct Discovery {
     /// The oldest list that a scrape may use where watching is not allowed.
     pub list_max_age: Duration,
     /// How often a missing right is asked for again.
-    pub rights_interval: Duration,
+    pub permission_interval: Duration,
     /// How long a refusal must last before it is believed.
-    pub refusal_grace: Duration,
+    pub forbidden_grace: Duration,
     /// How often the watched pods file or directory is read besides its change events.
     pub files_poll: Duration,
 }
@@ -292,17 +292,17 @@ pub struct Pebble {
     /// Serve Pebble's own metrics in our answer.
     pub own_metrics: bool,
     /// How often plan, identities and (over HTTP) the credential are looked at.
-    pub look_interval: Duration,
+    pub resync_interval: Duration,
     /// How often the credential is proved over the socket, where Pebble logs each proof.
-    pub proof_interval: Duration,
+    pub verify_interval: Duration,
     /// How often refused writes are tried again; each one makes Pebble log a CRITICAL line.
-    pub refused_interval: Duration,
+    pub denied_retry_interval: Duration,
     /// How often the secret is read besides its change events.
     pub secret_poll: Duration,
     /// How long a secret must stay unchanged before it is believed.
-    pub secret_settle: Duration,
+    pub secret_debounce: Duration,
     /// How long the secret must be gone before the identity goes.
-    pub secret_absence: Duration,
+    pub secret_removal_grace: Duration,
 }
 
 /// The level of a Pebble check.
@@ -376,8 +376,8 @@ impl Config {
                 shard_interval: r.required("shard-interval", positive_duration),
                 list_interval: r.required("list-interval", positive_duration),
                 list_max_age: r.required("list-max-age", positive_duration),
-                rights_interval: r.required("rights-interval", positive_duration),
-                refusal_grace: r.required("refusal-grace", duration),
+                permission_interval: r.required("permission-interval", positive_duration),
+                forbidden_grace: r.required("forbidden-grace", duration),
                 files_poll: r.required("pods-file-poll", positive_duration),
             },
             scrape: Scrape {
@@ -434,12 +434,12 @@ impl Config {
                 secret: r.optional("secret", path),
                 adopt_identity: r.required("adopt-identity", boolean),
                 own_metrics: r.required("pebble-metrics", boolean),
-                look_interval: r.required("look-interval", positive_duration),
-                proof_interval: r.required("proof-interval", positive_duration),
-                refused_interval: r.required("refused-interval", positive_duration),
+                resync_interval: r.required("resync-interval", positive_duration),
+                verify_interval: r.required("verify-interval", positive_duration),
+                denied_retry_interval: r.required("denied-retry-interval", positive_duration),
                 secret_poll: r.required("secret-poll", positive_duration),
-                secret_settle: r.required("secret-settle", duration),
-                secret_absence: r.required("secret-absence", duration),
+                secret_debounce: r.required("secret-debounce", duration),
+                secret_removal_grace: r.required("secret-removal-grace", duration),
             },
             log: Log {
                 json: r.required("log-format", |text| match text {

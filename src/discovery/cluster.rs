@@ -79,8 +79,8 @@ impl Cluster {
             units,
             timing: Timing {
                 list_interval: settings.list_interval,
-                rights_interval: settings.rights_interval,
-                refusal_grace: settings.refusal_grace,
+                permission_interval: settings.permission_interval,
+                forbidden_grace: settings.forbidden_grace,
             },
         })
     }

@@ -127,7 +127,7 @@ impl Source {
                     "{} are not installed in this cluster; install prometheus-operator's CRDs or leave them out of --discover",
                     self.form.plural
                 ));
-                tokio::time::sleep(spread(self.timing.rights_interval)).await;
+                tokio::time::sleep(spread(self.timing.permission_interval)).await;
                 continue;
             };
             // All of them are refused: our own namespace's may be allowed, until all are.
@@ -181,7 +181,7 @@ impl Source {
             namespace,
             resource,
             &["list"],
-            self.timing.rights_interval,
+            self.timing.permission_interval,
             telemetry,
         )
         .await;
@@ -217,10 +217,10 @@ impl Source {
             }
             let wait = match fault {
                 Fault::Forbidden(_) => {
-                    if refusal.is_believed(self.timing.refusal_grace) {
+                    if refusal.is_believed(self.timing.forbidden_grace) {
                         return Why::Forbidden;
                     }
-                    refusal.wait(self.timing.refusal_grace)
+                    refusal.wait(self.timing.forbidden_grace)
                 }
                 Fault::Invalid(_) => return Why::Unknown,
                 Fault::Gone => backoff.next_delay(),

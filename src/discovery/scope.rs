@@ -56,8 +56,8 @@ pub(super) fn new_backoff() -> Backoff {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     pub(super) list_interval: Duration,
-    pub(super) rights_interval: Duration,
-    pub(super) refusal_grace: Duration,
+    pub(super) permission_interval: Duration,
+    pub(super) forbidden_grace: Duration,
 }
 
 /// What may be wrong with an answer of the API server.
@@ -277,12 +277,12 @@ impl Scope {
                 }
                 End::Fault(Fault::Forbidden(text)) => {
                     self.feed.metrics().failure("forbidden");
-                    if self.watch_refusal.is_believed(self.timing.refusal_grace) {
+                    if self.watch_refusal.is_believed(self.timing.forbidden_grace) {
                         self.watch_refusal.accept();
                         tracing::debug!(reason = %text, "Watching is refused");
                         return;
                     }
-                    self.watch_refusal.wait(self.timing.refusal_grace)
+                    self.watch_refusal.wait(self.timing.forbidden_grace)
                 }
                 End::Fault(Fault::Invalid(text)) if was_initial && self.can_stream => {
                     tracing::debug!(reason = %text, "The API server streams no lists");
@@ -453,11 +453,11 @@ impl Scope {
                 }
                 Err(Fault::Forbidden(text)) => {
                     self.feed.metrics().failure("forbidden");
-                    if self.list_refusal.is_believed(self.timing.refusal_grace) {
+                    if self.list_refusal.is_believed(self.timing.forbidden_grace) {
                         self.list_refusal.accept();
                         return Some(text);
                     }
-                    self.list_refusal.wait(self.timing.refusal_grace)
+                    self.list_refusal.wait(self.timing.forbidden_grace)
                 }
                 Err(fault) => {
                     self.tell(fault);
@@ -563,7 +563,7 @@ impl Scope {
             self.client.clone(),
             self.namespace.clone(),
             &["watch"],
-            self.timing.rights_interval,
+            self.timing.permission_interval,
             self.feed.telemetry(),
         )
     }
@@ -574,7 +574,7 @@ impl Scope {
             self.client.clone(),
             namespace,
             &["list", "watch"],
-            self.timing.rights_interval,
+            self.timing.permission_interval,
             self.feed.telemetry(),
         )
     }

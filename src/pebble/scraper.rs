@@ -37,7 +37,7 @@ impl PebbleScraper {
         let wanted = settings.own_metrics && settings.mode != PebbleMode::Off;
         Self {
             client: wanted.then(|| Client::new(&settings.socket)),
-            denied_interval: settings.refused_interval,
+            denied_interval: settings.denied_retry_interval,
             last: Mutex::new(None),
         }
     }

@@ -112,7 +112,7 @@ impl<'a> Reconciler<'a> {
             secret: Watcher::new(
                 settings.secret.clone(),
                 settings.secret_poll,
-                settings.secret_settle,
+                settings.secret_debounce,
             ),
             settings,
             reporter,
@@ -143,7 +143,7 @@ impl<'a> Reconciler<'a> {
         loop {
             let (stable, next_poll) = self.secret.poll().await;
             let removal_due = match stable {
-                StableSecret::Absent(since) => Some(since + self.settings.secret_absence),
+                StableSecret::Absent(since) => Some(since + self.settings.secret_removal_grace),
                 _ => None,
             };
             if stable != self.stable {
@@ -209,7 +209,7 @@ impl<'a> Reconciler<'a> {
     /// One pass over Pebble; plans the next.
     async fn reconcile_once(&mut self) {
         self.pass_started = Instant::now();
-        let interval = self.settings.look_interval;
+        let interval = self.settings.resync_interval;
         match self.observe_and_act().await {
             Ok(()) => {
                 self.reporter.metrics().set_reachable(true);
@@ -363,7 +363,7 @@ impl<'a> Reconciler<'a> {
     /// Pebble has refused a write: notifies the charm the first time.
     fn on_denied(&mut self) {
         let was_denied = matches!(self.privilege, Privilege::Denied(_));
-        self.privilege = Privilege::Denied(Instant::now() + self.settings.refused_interval);
+        self.privilege = Privilege::Denied(Instant::now() + self.settings.denied_retry_interval);
         if !was_denied && let Some(notice) = self.privilege_status().notice() {
             self.reporter.notify_charm(notice);
         }

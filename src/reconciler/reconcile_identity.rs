@@ -55,7 +55,7 @@ impl Reconciler<'_> {
         let desired = desired(
             secret.credential.as_ref().map(|credential| &credential.username),
             absent_for,
-            self.settings.secret_absence,
+            self.settings.secret_removal_grace,
             Owner::Secret(Some(self.port)),
             self.settings.adopt_identity,
         );
@@ -243,7 +243,7 @@ impl Reconciler<'_> {
         }
         if let (Occasion::Pass, Some(last)) = (occasion, self.socket_verification)
             && last.fingerprint == fingerprint
-            && Instant::now() < last.at + self.settings.proof_interval
+            && Instant::now() < last.at + self.settings.verify_interval
         {
             return Some(last.result);
         }

@@ -253,9 +253,9 @@ async fn the_charms_handler_drives_the_real_program_under_a_real_pebble() {
             .hold()
             .env("PATH", &path)
             .env("METRICS_PROXY_PODS_FILE", &pods.display().to_string())
-            .env("METRICS_PROXY_SECRET_SETTLE", "200ms")
+            .env("METRICS_PROXY_SECRET_DEBOUNCE", "200ms")
             .env("METRICS_PROXY_SECRET_POLL", "200ms")
-            .env("METRICS_PROXY_SECRET_ABSENCE", "1s");
+            .env("METRICS_PROXY_SECRET_REMOVAL_GRACE", "1s");
         let pebble = Pebble::start(version, &[], options).await;
         let port = process::free_port();
         let mut command = python(&charm(), &["tests/functional/against_pebble.py"]);

@@ -203,10 +203,10 @@ async fn every_query_of_the_dashboard_returns_data() {
         "environment": {
             "PORT": port.to_string(),
             "KUBECONFIG": cluster.kubeconfig(&token, Some(&namespace)),
-            "METRICS_PROXY_REFUSAL_GRACE": "100ms",
+            "METRICS_PROXY_FORBIDDEN_GRACE": "100ms",
             "POD_LABEL_SELECTOR": "app=dash",
             "METRICS_SECRET_PATH": dir.path().join("secret"),
-            "METRICS_PROXY_SECRET_SETTLE": "100ms",
+            "METRICS_PROXY_SECRET_DEBOUNCE": "100ms",
             "SCRAPE_TIMEOUT": "2s",
         },
     }}});

@@ -74,8 +74,8 @@ impl Running {
         let mut settings = vec![
             ("labels", "app=x"),
             ("kubeconfig", kubeconfig.as_str()),
-            ("rights-interval", "500ms"),
-            ("refusal-grace", "1s"),
+            ("permission-interval", "500ms"),
+            ("forbidden-grace", "1s"),
         ];
         settings.extend_from_slice(more);
         Self::start(&settings).await

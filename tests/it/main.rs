@@ -13,6 +13,7 @@ mod demo;
 mod deploy;
 mod discovery;
 mod docs;
+mod drop_in;
 mod end_to_end;
 mod environment;
 mod exposition;

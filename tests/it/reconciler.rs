@@ -40,10 +40,10 @@ fn settings(pebble: &Pebble) -> config::Pebble {
     config::Pebble {
         socket: pebble.socket(),
         secret: Some(secret_path(pebble)),
-        look_interval: Duration::from_millis(200),
+        resync_interval: Duration::from_millis(200),
         secret_poll: Duration::from_millis(100),
-        secret_settle: Duration::from_millis(100),
-        secret_absence: Duration::from_millis(500),
+        secret_debounce: Duration::from_millis(100),
+        secret_removal_grace: Duration::from_millis(500),
         ..Config::default().pebble
     }
 }

@@ -143,7 +143,7 @@ async fn a_restart_is_no_loss_of_rights() {
     cluster.grant(&own, "app", Scope::Cluster, WATCH).await;
     let running = Running::on_cluster(
         &cluster.kubeconfig(&token, Some(&own)),
-        &[("refusal-grace", "10s")],
+        &[("forbidden-grace", "10s")],
     )
     .await;
     let all = ["other 127.0.13.2:8080/metrics", "own 127.0.13.1:8080/metrics"];

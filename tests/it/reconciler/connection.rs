@@ -95,8 +95,8 @@ async fn a_socket_of_another_user_gets_no_credential() {
     let settings = metrics_proxy::config::Pebble {
         socket,
         secret: Some(secret),
-        look_interval: std::time::Duration::from_millis(100),
-        secret_settle: std::time::Duration::ZERO,
+        resync_interval: std::time::Duration::from_millis(100),
+        secret_debounce: std::time::Duration::ZERO,
         ..metrics_proxy::config::Config::default().pebble
     };
     let keeper = Keeper::start(settings);

@@ -122,7 +122,7 @@ fn start(pebble: &Pebble, socket: &Path, secret: &Path, port: u16) -> Process {
         ("PORT".to_owned(), port.to_string()),
     ];
     env.extend(SHORT.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    env.push(("METRICS_PROXY_SECRET_SETTLE".to_owned(), "20ms".to_owned()));
+    env.push(("METRICS_PROXY_SECRET_DEBOUNCE".to_owned(), "20ms".to_owned()));
     let mut command = app::command(&[], &[]);
     command.envs(env);
     Process::spawn("metrics-proxy", command, &pebble.scratch().join("proxy.log"))

@@ -337,7 +337,7 @@ async fn an_identity_lives_as_its_secret_does_on_pebble_1_32() {
 
 async fn live(version: &str) {
     // Longer than the 300 ms between two writes, with room for a loaded machine.
-    let setup = Setup::default().env("METRICS_PROXY_SECRET_SETTLE", "700ms");
+    let setup = Setup::default().env("METRICS_PROXY_SECRET_DEBOUNCE", "700ms");
     let mut rig = Rig::start(version, setup).await;
     let mut writes = 0;
     let story = [

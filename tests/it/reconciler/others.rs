@@ -61,7 +61,11 @@ async fn an_admin_identity_of_its_own_makes_another_user_privileged() {
         service: NOBODY.to_owned(),
         ..Setup::default()
     };
-    let rig = Rig::start(VERSIONS[0], setup.env("METRICS_PROXY_REFUSED_INTERVAL", "300ms")).await;
+    let rig = Rig::start(
+        VERSIONS[0],
+        setup.env("METRICS_PROXY_DENIED_RETRY_INTERVAL", "300ms"),
+    )
+    .await;
     rig.push_pair("alice", "one");
     rig.wait("unprivileged", async || {
         rig.readyz("").await.starts_with("unprivileged: ").then_some(())
@@ -504,8 +508,8 @@ async fn an_old_pebble_is_named_and_left_alone() {
     let mut settings = metrics_proxy::config::Config::default().pebble;
     settings.socket = socket;
     settings.secret = Some(secret);
-    settings.look_interval = Duration::from_millis(100);
-    settings.secret_settle = Duration::ZERO;
+    settings.resync_interval = Duration::from_millis(100);
+    settings.secret_debounce = Duration::ZERO;
     let keeper = super::Keeper::start(settings);
     keeper.wait_readyz("identity: needs Pebble 1.19 or later").await;
     assert!(

@@ -54,10 +54,10 @@ impl Setup {
 
 /// Intervals that let a test end soon. The socket's proof and the refused writes keep their ten minutes.
 pub(super) const SHORT: [(&str, &str); 4] = [
-    ("METRICS_PROXY_LOOK_INTERVAL", "100ms"),
+    ("METRICS_PROXY_RESYNC_INTERVAL", "100ms"),
     ("METRICS_PROXY_SECRET_POLL", "200ms"),
-    ("METRICS_PROXY_SECRET_SETTLE", "100ms"),
-    ("METRICS_PROXY_SECRET_ABSENCE", "1s"),
+    ("METRICS_PROXY_SECRET_DEBOUNCE", "100ms"),
+    ("METRICS_PROXY_SECRET_REMOVAL_GRACE", "1s"),
 ];
 
 impl Rig {

@@ -30,7 +30,7 @@ async fn rotations_leave_nothing_behind_on_pebble_1_32() {
 async fn rotate(version: &str) {
     let n_rotations = n_rotations();
     let setup = Setup::default()
-        .env("METRICS_PROXY_SECRET_SETTLE", "20ms")
+        .env("METRICS_PROXY_SECRET_DEBOUNCE", "20ms")
         .env("METRICS_PROXY_LOG_LEVEL", "trace");
     let rig = Rig::start(version, setup).await;
     let mut passwords: Vec<(String, String)> = Vec::new();
@@ -117,7 +117,7 @@ async fn no_password_in_sight(rig: &Rig, pid: u32, passwords: &[(String, String)
 #[tokio::test]
 async fn no_password_stays_in_memory() {
     let setup = Setup::default()
-        .env("METRICS_PROXY_SECRET_SETTLE", "20ms")
+        .env("METRICS_PROXY_SECRET_DEBOUNCE", "20ms")
         .env("METRICS_PROXY_SECRET_POLL", "1h");
     let rig = Rig::start(VERSIONS[0], setup).await;
     let pid = rig.pid().await;
