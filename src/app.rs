@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::config::{Config, PebbleMode};
 use crate::health::Health;
 use crate::scrape::Scraper;
-use crate::server::{AppState, ScrapeStatus, Server};
+use crate::server::{AppState, MergePool, ScrapeStatus, Server};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::{discovery, pebble, reconciler};
@@ -79,7 +80,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
         reconciling.await;
         "reconciler"
     });
+    let max_responses = config.listen.max_concurrent_responses;
     let state = Arc::new(AppState {
+        responses: Arc::new(Semaphore::new(max_responses)),
+        merges: MergePool::try_new(max_responses).context("cannot start the threads for merges")?,
         settings: config.scrape.clone(),
         discovery,
         health: Arc::clone(&health),

@@ -163,8 +163,12 @@ pub struct Listen {
     pub grace: Duration,
     /// How long a client may take to send its request head.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of its answer.
+    /// How long a client may read nothing of its response.
     pub write_timeout: Duration,
+    /// Responses of `/metrics` in progress at the same time.
+    pub max_concurrent_responses: usize,
+    /// Connections of one client address.
+    pub max_connections_per_client: usize,
 }
 
 /// Which pods are found, and how.
@@ -384,12 +388,7 @@ impl Config {
                 timeout: r.required("timeout", positive_duration),
                 timeout_offset: r.required("timeout-offset", duration),
                 connect_timeout: r.required("connect-timeout", positive_duration),
-                max_concurrent: r.required("max-concurrent-scrapes", |text| {
-                    text.parse()
-                        .ok()
-                        .filter(|n| (1..=65_536).contains(n))
-                        .ok_or("not a number from 1 to 65536".to_owned())
-                }),
+                max_concurrent: r.required("max-concurrent-scrapes", |text| at_most(text, 65_536)),
                 max_body_bytes: r.required("max-body-bytes", bytes),
                 max_held_bytes: r.required("max-held-bytes", bytes),
                 max_samples: r.required("max-samples", count),
@@ -414,6 +413,9 @@ impl Config {
                 grace: r.required("shutdown-grace", duration),
                 header_timeout: r.required("header-timeout", positive_duration),
                 write_timeout: r.required("write-timeout", positive_duration),
+                max_concurrent_responses: r.required("max-concurrent-responses", |text| at_most(text, 1_000)),
+                max_connections_per_client: r
+                    .required("max-connections-per-client", |text| at_most(text, 512)),
             },
             pebble: Pebble {
                 mode: r.required("pebble", |text| match text {
@@ -592,6 +594,13 @@ fn bytes(text: &str) -> Result<u64, String> {
 fn count(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| "not a whole number; 0 is no limit".to_owned())
+}
+
+fn at_most(text: &str, max: usize) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|n| (1..=max).contains(n))
+        .ok_or_else(|| format!("not a number from 1 to {max}"))
 }
 
 fn boolean(text: &str) -> Result<bool, String> {

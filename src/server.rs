@@ -1,49 +1,47 @@
-//! Listener and routes; a handler always answers.
+//! Listener of the proxy's HTTP server.
 //!
-//! Shell. [`Server::bind`] takes the port, [`Server::serve`] accepts until shutdown and lets requests in flight finish.
+//! Shell. [`Server::bind`] takes the port, [`Server::serve`] accepts connections until shutdown and lets requests in
+//! progress finish.
 
+mod connection;
+mod connections;
+mod merge_pool;
 mod metrics_handler;
 mod page;
 mod response;
 mod response_stream;
+mod routes;
 mod self_metrics;
 mod status;
+mod target_log;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutStream;
 
+pub use merge_pool::MergePool;
 pub use response::Body;
 pub use status::{LastScrape, Report, ScrapeStatus, SkippedReport, TargetReport, report};
 
 use crate::config::{self, Config};
 use crate::discovery;
-use crate::health::{Condition, Health};
+use crate::health::Health;
 use crate::pebble::PebbleScraper;
 use crate::scrape::{Scraper, WriteTimes};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{Request as RequestLabels, Telemetry};
-use response::{json, text};
+use crate::telemetry::{Reason, Telemetry};
+use connection::{ClientTimeouts, ConnectionState, TimedStream};
+use connections::{Connections, Slot};
 
-/// Connections at the same time. Scrapers need a handful; the rest waits in the listen queue.
-const MAX_CONNECTIONS: usize = 512;
-
-/// How long to wait after an accept error, which mostly means that file descriptors ran out.
+/// How long to wait after a failed accept, which mostly means that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
@@ -51,20 +49,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct AppState {
     /// Settings of scrapes.
     pub settings: config::Scrape,
-    /// Pods.
+    /// Pods and targets.
     pub discovery: discovery::Handle,
     /// Conditions.
     pub health: Arc<Health>,
-    /// Our own metrics.
+    /// The proxy's own metrics.
     pub telemetry: Arc<Telemetry>,
     /// Fan-out.
     pub scraper: Arc<Scraper>,
-    /// What became of each target lately.
+    /// The latest scrape of each target.
     pub scrape_status: ScrapeStatus,
-    /// How long answers take to write.
+    /// How long the latest merges took.
     pub write_times: WriteTimes,
-    /// Pebble's own metrics.
+    /// Pebble's metrics.
     pub pebble: Option<PebbleScraper>,
+    /// One permit for each response of `/metrics` that may be in progress.
+    pub responses: Arc<Semaphore>,
+    /// Threads for merges, as many as there are permits.
+    pub merges: MergePool,
 }
 
 /// A bound listener.
@@ -72,15 +74,15 @@ pub struct AppState {
 pub struct Server {
     listener: TcpListener,
     grace: Duration,
-    header_timeout: Duration,
-    write_timeout: Duration,
+    timeouts: ClientTimeouts,
+    max_connections_per_client: usize,
 }
 
 impl Server {
     /// Takes the port, on IPv6 and IPv4 where the address is `::`.
     ///
     /// # Errors
-    /// Where the address is taken or not ours, in the system's words.
+    /// The system's error where the address is in use or does not belong to this machine.
     pub fn bind(config: &Config) -> io::Result<Self> {
         let listen = &config.listen;
         let wanted = SocketAddr::new(listen.address, listen.port);
@@ -94,8 +96,11 @@ impl Server {
         Ok(Self {
             listener: TcpListener::from_std(listener.into())?,
             grace: listen.grace,
-            header_timeout: listen.header_timeout,
-            write_timeout: listen.write_timeout,
+            timeouts: ClientTimeouts {
+                header: listen.header_timeout,
+                write: listen.write_timeout,
+            },
+            max_connections_per_client: listen.max_connections_per_client,
         })
     }
 
@@ -104,54 +109,124 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Accepts and answers until shutdown, then lets requests in flight finish within the grace period. Idle
-    /// connections are closed at once, and the port is free before the first request has finished.
+    /// Serves until shutdown, then lets requests in progress finish within the grace period. Idle connections are closed
+    /// at once, and the port is free before the first request has finished.
     pub async fn serve(self, state: Arc<AppState>, shutdown: Shutdown) {
         let graceful = GracefulShutdown::new();
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(64 << 10);
+        let connections = Arc::new(Connections::new(self.max_connections_per_client));
+        let mut failures = AcceptFailures::default();
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                accepted = async {
-                    let permit = Arc::clone(&connections).acquire_owned().await.expect("the semaphore is never closed");
-                    self.listener.accept().await.map(|(stream, _)| (stream, permit))
-                } => accepted,
+                accepted = self.listener.accept() => accepted,
             };
-            let (stream, permit) = match accepted {
-                Ok(accepted) => accepted,
+            match accepted {
+                Ok((stream, client)) => {
+                    failures.end();
+                    self.admit(stream, client, &connections, &state, &graceful);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "Cannot accept a connection");
+                    failures.begin(&error);
+                    // A connection that waits for its client gives its descriptor to the next one.
+                    connections.close_longest_waiting();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
                 }
-            };
-            // Answers leave in large writes already; waiting to fill a segment would only delay the last one.
-            let _ = stream.set_nodelay(true);
-            // A client that stops reading would hold its answer's bodies for ever.
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(self.write_timeout));
-            let stream = TokioIo::new(Box::pin(stream));
-            let state = Arc::clone(&state);
-            let service = service_fn(move |request| handle(Arc::clone(&state), request));
-            let connection = graceful.watch(http.serve_connection(stream, service));
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "Connection ended early");
-                }
-                drop(permit);
-            });
+            }
         }
         drop(self.listener);
         if tokio::time::timeout(self.grace, graceful.shutdown())
             .await
             .is_err()
         {
-            tracing::warn!(grace = ?self.grace, "Requests were still in flight at the end of the grace period");
+            tracing::warn!(grace = ?self.grace, "Requests were still in progress at the end of the grace period");
+        }
+    }
+
+    /// Serves a new connection, unless the limits forbid it.
+    fn admit(
+        &self,
+        stream: TcpStream,
+        client: SocketAddr,
+        connections: &Arc<Connections>,
+        state: &Arc<AppState>,
+        graceful: &GracefulShutdown,
+    ) {
+        let connection = Arc::new(ConnectionState::new());
+        let admission = connections.admit(client.ip(), &connection);
+        let metrics = &state.telemetry.scrape;
+        if let Some(reason) = admission.limit {
+            metrics.connections_closed.get_or_create(&Reason { reason }).inc();
+        }
+        metrics
+            .connections
+            .set(i64::try_from(connections.len()).unwrap_or(i64::MAX));
+        let Some(slot) = admission.slot else {
+            return;
+        };
+        // Responses leave in large writes already; waiting to fill a segment would only delay the last one.
+        let _ = stream.set_nodelay(true);
+        let stream = TimedStream::new(stream, Arc::clone(&connection), self.timeouts);
+        serve_connection(stream, slot, connection, state, graceful);
+    }
+}
+
+/// Serves the requests of one connection in a task of its own, which `graceful` waits for.
+fn serve_connection(
+    stream: TimedStream,
+    slot: Slot,
+    connection: Arc<ConnectionState>,
+    state: &Arc<AppState>,
+    graceful: &GracefulShutdown,
+) {
+    let state = Arc::clone(state);
+    let service = service_fn({
+        let connection = Arc::clone(&connection);
+        move |request| routes::handle(Arc::clone(&state), Arc::clone(&connection), request)
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .max_buf_size(64 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    let served = graceful.watch(served);
+    tokio::spawn(async move {
+        let _slot = slot;
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                tracing::debug!(%error, "Connection ended early");
+            },
+            () = connection.closing.cancelled() => {
+                tracing::debug!("Closed a waiting connection in favour of a new one");
+            }
+        }
+    });
+}
+
+/// Logs failures to accept once when they begin, and once when there were none for a while.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    count: u64,
+    latest: Option<Instant>,
+}
+
+impl AcceptFailures {
+    /// How long accepts must succeed before the failures count as over. A process at its limit of open files accepts one
+    /// connection for each one that it closes.
+    const QUIET: Duration = Duration::from_secs(10);
+
+    fn begin(&mut self, error: &io::Error) {
+        if self.latest.replace(Instant::now()).is_none() {
+            tracing::warn!(
+                %error,
+                "Cannot accept connections; raise the limit of open files (ulimit -n) if it has been reached"
+            );
+        }
+        self.count += 1;
+    }
+
+    fn end(&mut self) {
+        if self.latest.is_some_and(|latest| latest.elapsed() >= Self::QUIET) {
+            tracing::info!(failures = self.count, "Accepting connections again");
+            *self = Self::default();
         }
     }
 }
@@ -167,96 +242,4 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     Ok(socket)
-}
-
-/// Answers one request; a bug in a handler is answered with 500 and logged, never with silence.
-async fn handle(state: Arc<AppState>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let (head, _) = request.into_parts();
-    let handler = route_name(head.uri.path());
-    let telemetry = Arc::clone(&state.telemetry);
-    let response = AssertUnwindSafe(route(state, &head))
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| {
-            tracing::error!(handler, "Cannot answer, the handler failed; please report this");
-            text(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal error; see the log\n".to_owned(),
-            )
-        });
-    let code = response.status().as_u16();
-    telemetry
-        .scrape
-        .requests
-        .get_or_create(&RequestLabels { handler, code })
-        .inc();
-    tracing::debug!(method = %head.method, path = head.uri.path(), code, "Answered");
-    Ok(response)
-}
-
-fn route_name(path: &str) -> &'static str {
-    match path {
-        "/" => "/",
-        "/metrics" => "/metrics",
-        "/healthz" => "/healthz",
-        "/readyz" => "/readyz",
-        "/targets" => "/targets",
-        "/api/v1/targets" => "/api/v1/targets",
-        _ => "other",
-    }
-}
-
-async fn route(state: Arc<AppState>, head: &http::request::Parts) -> Response<Body> {
-    let handler = route_name(head.uri.path());
-    if handler == "other" {
-        let known = "not found; there is /metrics, /healthz, /readyz, /targets and /api/v1/targets\n";
-        return text(StatusCode::NOT_FOUND, known.to_owned());
-    }
-    if head.method != Method::GET && head.method != Method::HEAD {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "use GET or HEAD\n".to_owned());
-        response
-            .headers_mut()
-            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
-    match handler {
-        "/metrics" => metrics_handler::handle(state, head).await,
-        "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
-        "/readyz" => readyz(&state.health, head.uri.query()),
-        "/api/v1/targets" => json(&status::report(&state.scrape_status, &state.discovery.latest())),
-        _ => {
-            let report = status::report(&state.scrape_status, &state.discovery.latest());
-            let readiness = state.health.readiness(None, true);
-            let mut response = text(StatusCode::OK, page::render(&report, &readiness));
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-            response
-        }
-    }
-}
-
-/// `/readyz`, `/readyz?verbose`, `/readyz?only=identity`. An unknown word is an error: a misspelled probe that always
-/// passed would hide every problem.
-fn readyz(health: &Health, query: Option<&str>) -> Response<Body> {
-    let mut only = None;
-    let mut verbose = false;
-    for part in query.unwrap_or_default().split('&') {
-        match part.split_once('=') {
-            Some(("only", word)) => match Condition::parse(word) {
-                Ok(condition) => only = Some(condition),
-                Err(problem) => return text(StatusCode::BAD_REQUEST, format!("{problem}\n")),
-            },
-            Some(("verbose", value)) => verbose = value != "false" && value != "0",
-            None if part == "verbose" => verbose = true,
-            _ => {}
-        }
-    }
-    let readiness = health.readiness(only, verbose);
-    let status = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    text(status, readiness.body)
 }

@@ -6,6 +6,7 @@
 mod discovery;
 mod macros;
 mod pebble;
+mod process;
 mod scrape;
 mod target;
 
@@ -52,6 +53,7 @@ impl Default for Telemetry {
             "The running build",
             Info::new(vec![("version", crate::VERSION)]),
         );
+        registry.register_collector(Box::new(process::Process::default()));
         let pebble = PebbleMetrics::register(&mut registry);
         pebble.initialize();
         Self {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT, VARY,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT,
+    VARY,
 };
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 
+use super::connection::ConnectionState;
 use super::response::{Body, text};
 use super::response_stream::{InFlight, ResponseStream};
 use super::{AppState, self_metrics};
@@ -20,6 +22,10 @@ use exposition::{Input, OutputFormat};
 
 /// The longest wait, after a scrape, for a pod list that confirms that the pods still own their addresses.
 const CONFIRM_LIMIT: Duration = Duration::from_millis(250);
+
+/// How long a client may take to read a response, after the time that the targets and the merge have. A scraper that needs
+/// longer has given up by itself; one that trickles is disconnected.
+const READ_ALLOWANCE: Duration = Duration::from_secs(10);
 
 /// What a request asks for.
 struct MetricsRequest {
@@ -51,10 +57,22 @@ impl MetricsRequest {
 }
 
 /// Responds to one request for `/metrics`.
-pub(super) async fn handle(state: Arc<AppState>, head: &http::request::Parts) -> Response<Body> {
+pub(super) async fn handle(
+    state: Arc<AppState>,
+    connection: &ConnectionState,
+    head: &http::request::Parts,
+) -> Response<Body> {
     let mut in_flight = InFlight::new(&state);
     let started = Instant::now();
     let request = MetricsRequest::read(&state, &head.headers);
+    connection.limit_response(request.deadline + state.write_times.expected() + READ_ALLOWANCE);
+    if head.method == Method::GET {
+        in_flight.permit = Arc::clone(&state.responses).try_acquire_owned().ok();
+        if in_flight.permit.is_none() {
+            in_flight.complete();
+            return busy();
+        }
+    }
     let inputs = if request.is_from_proxy {
         let mut inputs = vec![self_metrics::of_proxy(&state, &[])];
         inputs.extend(self_metrics::of_pebble(&state, request.deadline).await);
@@ -79,6 +97,16 @@ pub(super) async fn handle(state: Arc<AppState>, head: &http::request::Parts) ->
     state.telemetry.scrape.fan_out_seconds.observe(took);
     let stream = ResponseStream::start(in_flight, inputs, request.format.clone());
     respond(&request.format, stream.into_body())
+}
+
+/// The response while `--max-concurrent-responses` are in progress.
+fn busy() -> Response<Body> {
+    let problem = "too many responses in progress; raise --max-concurrent-responses or scrape less often\n";
+    let mut response = text(StatusCode::SERVICE_UNAVAILABLE, problem.to_owned());
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 /// Scrapes every target and collects the inputs of the merge.

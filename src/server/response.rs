@@ -1,4 +1,4 @@
-//! Answers and their bodies.
+//! Responses and their bodies.
 
 use std::io;
 
@@ -9,26 +9,29 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use serde::Serialize;
 
-/// A whole or a streamed body. A stream that breaks off ends the connection without its last chunk, so that no reader
-/// takes half an answer for a whole one.
+/// A complete or a streamed body. A stream that fails ends the connection without its last chunk, so that no reader takes
+/// half a response for a complete one.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// A plain text answer.
+/// A plain text response.
 pub(super) fn text(status: StatusCode, text: String) -> Response<Body> {
-    with_type(
-        status,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-        text.into_bytes(),
-    )
+    let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
+    complete(status, content_type, text.into_bytes())
 }
 
-/// A JSON answer.
+/// An HTML response.
+pub(super) fn html(page: String) -> Response<Body> {
+    let content_type = HeaderValue::from_static("text/html; charset=utf-8");
+    complete(StatusCode::OK, content_type, page.into_bytes())
+}
+
+/// A JSON response.
 pub(super) fn json(value: &impl Serialize) -> Response<Body> {
-    let body = serde_json::to_vec_pretty(value).expect("reports have string keys only");
-    with_type(StatusCode::OK, HeaderValue::from_static("application/json"), body)
+    let body = serde_json::to_vec(value).expect("reports have string keys only");
+    complete(StatusCode::OK, HeaderValue::from_static("application/json"), body)
 }
 
-fn with_type(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Response<Body> {
+fn complete(status: StatusCode, content_type: HeaderValue, body: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(
         Full::new(Bytes::from(body))
             .map_err(|never| match never {})

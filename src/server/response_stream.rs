@@ -11,13 +11,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::AppState;
@@ -35,6 +35,8 @@ const MAX_WAITING_CHUNKS: usize = 4;
 pub(super) struct InFlight {
     pub(super) state: Arc<AppState>,
     is_complete: bool,
+    /// One of `--max-concurrent-responses`; a response without a body needs none.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl InFlight {
@@ -43,6 +45,7 @@ impl InFlight {
         Self {
             state: Arc::clone(state),
             is_complete: false,
+            permit: None,
         }
     }
 
@@ -92,8 +95,6 @@ pub(super) struct ResponseStream {
     encoding: Encoding,
     in_flight: InFlight,
     started: Instant,
-    /// Held here, so that the merge does not outlive the response unseen.
-    _merge: AbortOnDropHandle<()>,
 }
 
 impl ResponseStream {
@@ -106,13 +107,15 @@ impl ResponseStream {
             Encoding::Identity
         };
         let state = Arc::clone(&in_flight.state);
-        let merge = tokio::task::spawn_blocking(move || merge(&state, inputs, &format, &sender));
+        in_flight
+            .state
+            .merges
+            .run(move || merge(&state, inputs, &format, &sender));
         Self {
             pieces,
             encoding,
             in_flight,
             started: Instant::now(),
-            _merge: AbortOnDropHandle::new(merge),
         }
     }
 
@@ -143,10 +146,8 @@ impl ResponseStream {
     /// Records that the response is complete.
     fn finish(&mut self) {
         self.in_flight.complete();
-        let took = self.started.elapsed();
-        let state = &self.in_flight.state;
-        state.write_times.record(took);
-        state.telemetry.scrape.write_seconds.observe(took.as_secs_f64());
+        let took = self.started.elapsed().as_secs_f64();
+        self.in_flight.state.telemetry.scrape.write_seconds.observe(took);
     }
 
     /// The stream as the body of a response.
@@ -220,20 +221,27 @@ impl Compressor {
 
 /// Merges the inputs and sends what the merge writes, until the reader is gone.
 fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &mpsc::Sender<Piece>) {
+    let started = Instant::now();
+    // Time spent on waiting for the reader. A slow reader must not shorten the time that other responses give their
+    // targets, so only the rest counts as the time of a merge.
+    let mut waited = Duration::ZERO;
     let merged = state.scraper.pool.merge(inputs, format);
     record(state, &merged);
     let mut is_gone = false;
     merged.write(CHUNK_BYTES, &mut |chunk| {
+        let began = Instant::now();
         is_gone = sender.blocking_send(Piece::Chunk(chunk)).is_err();
+        waited += began.elapsed();
         !is_gone
     });
     if !is_gone {
+        state.write_times.record(started.elapsed().saturating_sub(waited));
         let _ = sender.blocking_send(Piece::End);
     }
     for exposition in merged
         .into_inputs()
         .into_iter()
-        .filter_map(|part| part.exposition)
+        .filter_map(|input| input.exposition)
     {
         state.scraper.buffers.release(exposition.into_body());
     }

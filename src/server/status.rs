@@ -1,11 +1,12 @@
-//! What became of each target lately, for `/targets` and `/api/v1/targets`.
+//! The latest scrape of each target, for `/targets`, `/api/v1/targets` and the log.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::target_log::{Change, TargetLog};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
 use crate::scrape::ScrapeOutcome;
@@ -85,27 +86,74 @@ pub struct Report {
     pub unsupported: Vec<String>,
 }
 
-/// The latest scrapes by target.
+/// A target's latest scrape, and since when it has been up or down.
+#[derive(Debug, Clone)]
+struct TargetStatus {
+    scrape: LastScrape,
+    since: Instant,
+}
+
+/// The latest scrape of each target.
 #[derive(Debug, Default)]
 pub struct ScrapeStatus {
-    last: Mutex<Arc<HashMap<Arc<Target>, LastScrape>>>,
+    latest: Mutex<Arc<HashMap<Arc<Target>, TargetStatus>>>,
+    log: Mutex<TargetLog>,
 }
 
 impl ScrapeStatus {
-    /// Notes the outcomes of one fan-out; targets that were not in it are forgotten.
+    /// Records the outcomes of one fan-out and logs changes of state. Targets that were not in it are forgotten.
     pub fn record(&self, began: SystemTime, outcomes: &[ScrapeOutcome]) {
         let at = jiff::Timestamp::try_from(began)
             .map(|at| at.to_string())
             .unwrap_or_default();
-        let entries = outcomes
-            .iter()
-            .map(|outcome| (Arc::clone(&outcome.target), last_scrape(&at, outcome)));
-        let fresh: Arc<HashMap<_, _>> = Arc::new(entries.collect());
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let now = Instant::now();
+        let mut changes = Vec::new();
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            let previous = latest.get(&outcome.target);
+            changes.extend(change(previous, outcome, now));
+            let is_same = previous.is_some_and(|previous| previous.is_up() == outcome.result.is_ok());
+            let since = previous
+                .filter(|_| is_same)
+                .map_or(now, |previous| previous.since);
+            let scrape = last_scrape(&at, outcome);
+            next.insert(Arc::clone(&outcome.target), TargetStatus { scrape, since });
+        }
+        *latest = Arc::new(next);
+        drop(latest);
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .log(&changes, now);
     }
 
-    fn latest(&self) -> Arc<HashMap<Arc<Target>, LastScrape>> {
-        Arc::clone(&self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    fn latest(&self) -> Arc<HashMap<Arc<Target>, TargetStatus>> {
+        Arc::clone(&self.latest.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl TargetStatus {
+    fn is_up(&self) -> bool {
+        self.scrape.error.is_none()
+    }
+}
+
+/// The change of state that an outcome means. The first successful scrape of a target is none.
+fn change(previous: Option<&TargetStatus>, outcome: &ScrapeOutcome, now: Instant) -> Option<Change> {
+    let target = Arc::clone(&outcome.target);
+    match (previous, &outcome.result) {
+        (Some(previous), Ok(_)) if !previous.is_up() => Some(Change::Up {
+            target,
+            after: now.duration_since(previous.since),
+        }),
+        (Some(previous), Err(_)) if !previous.is_up() => None,
+        (_, Err(error)) => Some(Change::Down {
+            target,
+            reason: error.kind(),
+            error: chain(error),
+        }),
+        (_, Ok(_)) => None,
     }
 }
 
@@ -133,7 +181,7 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
         SyncState::Refused(reason) => ("refused", Some(reason.clone())),
     };
     let target = |target: &Arc<Target>| {
-        let last_scrape = latest.get(target).cloned();
+        let last_scrape = latest.get(target).map(|status| status.scrape.clone());
         let health = match &last_scrape {
             None => "unknown",
             Some(LastScrape { error: None, .. }) => "up",

@@ -36,6 +36,8 @@ metrics! {
         pub write_seconds: Histogram = "write_duration" in Seconds, "Time to merge and send a response" = Histogram::new(SECONDS);
         pub failures: Family<Reason, Counter> = "target_scrape_failures", "Failed scrapes of targets";
         pub successes: Counter = "target_scrape_successes", "Successful scrapes of targets";
+        pub connections: Gauge = "connections", "Open connections when the latest one was accepted";
+        pub connections_closed: Family<Reason, Counter> = "connection_limit_reached", "New connections for which another one was closed, or that were refused";
         pub in_flight: Gauge = "requests_in_flight", "Requests for /metrics in progress";
         pub body_bytes: Gauge = "response_body" in Bytes, "Size of the target bodies in the latest response";
         pub samples: Gauge = "response_samples", "Samples of targets in the latest response";

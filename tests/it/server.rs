@@ -1,5 +1,7 @@
 //! The listener, the routes, the configuration's report, start and stop, on the real binary.
 
+mod clients;
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
