@@ -55,9 +55,10 @@ fn the_alert_rules_pass_their_tests_in_prometheus_2_42() {
 }
 
 #[test]
-fn every_alert_has_a_test_in_which_it_fires() {
+fn every_alert_has_a_test_in_which_it_fires_and_a_runbook() {
     let rules: Value = serde_yaml::from_str(&read("observability/alerts.yaml")).expect("it is YAML");
     let tests = read("observability/alerts.test.yaml");
+    let runbook = read("docs/reference/alerts.md");
     let rules = rules["groups"][0]["rules"].as_array().expect("a list");
     assert!(rules.len() > 8);
     for rule in rules {
@@ -69,6 +70,13 @@ fn every_alert_has_a_test_in_which_it_fires() {
         for needed in ["summary", "description"] {
             assert!(rule["annotations"][needed].is_string(), "{name} has no {needed}");
         }
+        let url = rule["annotations"]["runbook_url"].as_str().unwrap_or_default();
+        let anchor = format!("docs/reference/alerts.md#{}", name.to_lowercase());
+        assert!(url.ends_with(&anchor), "{name}: {url}");
+        assert!(
+            runbook.contains(&format!("\n## {name}\n")),
+            "{name} has no entry in the runbook"
+        );
     }
 }
 
@@ -86,7 +94,7 @@ fn the_charm_ships_the_same_rules_and_the_same_dashboard() {
     }
 }
 
-/// Our own metrics that a text names.
+/// Metrics of the proxy that a text names.
 fn names(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.match_indices("metrics_proxy_")
@@ -105,7 +113,10 @@ fn alerts_and_dashboard_name_documented_metrics_only() {
     let documented = names(&read("docs/reference/metrics.md"));
     for file in ["observability/alerts.yaml", "observability/dashboard.json"] {
         for name in names(&read(file)) {
-            let family = name.strip_suffix("_bucket").unwrap_or(&name);
+            let family = ["_bucket", "_count"]
+                .iter()
+                .find_map(|suffix| name.strip_suffix(suffix))
+                .unwrap_or(&name);
             assert!(
                 documented.contains(family),
                 "{file}: {name} is not in docs/reference/metrics.md"
