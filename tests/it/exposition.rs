@@ -7,4 +7,6 @@ mod generate;
 #[path = "../../crates/exposition/tests/engine/golden_cases.rs"]
 mod golden_cases;
 mod judges;
+mod pages;
+mod requests;
 mod servers;

@@ -7,7 +7,7 @@ use super::*;
 
 pub(super) const OM: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub(super) const P2: &str = "Prometheus/2.42.0";
-pub(super) const P3: &str = "Prometheus/3.7.3";
+pub(super) const P3: &str = "Prometheus/3.16.0";
 
 /// An answer in text for a client that is nobody in particular.
 pub(super) fn text() -> OutputFormat {

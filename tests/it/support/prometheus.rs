@@ -54,6 +54,7 @@ impl Prometheus {
                     dir.path().join("data").display()
                 ))
                 .arg(format!("--web.listen-address={address}"))
+                .arg("--enable-feature=exemplar-storage")
                 // Debug names the line for which a scrape was refused.
                 .arg("--log.level=debug");
             let mut process = Process::spawn("prometheus", command, &dir.path().join("log"));

@@ -15,7 +15,7 @@
 //! | M3 | the crate prometheus-parse, parsing only | M2's time |
 //! | M4 | memory newly mapped by a warm M2 | the bytes of the bodies |
 //!
-//! M1 to M4 answer in the text format. The last row is M2 in OpenMetrics, as Prometheus 3 asks for it, against M2.
+//! M1 to M4 are measured with responses in text. The last row is M2 in OpenMetrics, as Prometheus 3 asks for it, against M2.
 
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
@@ -114,9 +114,9 @@ impl Row {
 }
 
 fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
-    let answer = negotiate(Some("text/plain;version=0.0.4"), None, None);
+    let format = negotiate(Some("text/plain;version=0.0.4"), None, None);
     let accept = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8,text/plain;q=0.5";
-    let open_metrics = negotiate(Some(accept), None, Some("Prometheus/3.7.3"));
+    let open_metrics = negotiate(Some(accept), None, Some("Prometheus/3.16.0"));
     let pool = Pool::default();
     let mut buffers: Vec<Vec<u8>> = bodies.to_vec();
     // Two rounds to warm the pool up and to have an output to copy.
@@ -124,7 +124,7 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
     let mut n_samples = 0;
     for _ in 0..2 {
         output.clear();
-        let scrape = scrape(&pool, &answer, buffers, 256 << 10, |chunk| {
+        let scrape = scrape(&pool, &format, buffers, 256 << 10, |chunk| {
             output.extend_from_slice(chunk);
         });
         n_samples = scrape.n_samples;
@@ -138,9 +138,9 @@ fn measure(bodies: &[Vec<u8>], rounds: usize) -> Vec<Row> {
     for round in 0..rounds {
         let copy = copy(&output, &mut target);
         let before = mapped_bytes();
-        let scrape_256 = scrape(&pool, &answer, buffers, 256 << 10, |_| ());
+        let scrape_256 = scrape(&pool, &format, buffers, 256 << 10, |_| ());
         let mapped = mapped_bytes() - before;
-        let scrape_64 = scrape(&pool, &answer, scrape_256.buffers, 64 << 10, |_| ());
+        let scrape_64 = scrape(&pool, &format, scrape_256.buffers, 64 << 10, |_| ());
         let other = scrape(&pool, &open_metrics, scrape_64.buffers, 256 << 10, |_| ());
         buffers = other.buffers;
         m1.push(scrape_64.write / copy);
@@ -192,7 +192,7 @@ struct Scrape {
 
 fn scrape(
     pool: &Pool,
-    answer: &OutputFormat,
+    format: &OutputFormat,
     bodies: Vec<Vec<u8>>,
     chunk_bytes: usize,
     mut seen: impl FnMut(&[u8]),
@@ -215,7 +215,7 @@ fn scrape(
         })
         .collect();
     let parsed = Instant::now();
-    let merged = pool.merge(parts, answer);
+    let merged = pool.merge(parts, format);
     let planned = Instant::now();
     merged.write(chunk_bytes, &mut |chunk| {
         seen(black_box(&chunk));

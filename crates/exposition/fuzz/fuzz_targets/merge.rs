@@ -1,4 +1,4 @@
-//! Any bodies, each after a NUL byte, merge into an answer that is accepted whole, for every kind of client, and that
+//! Any bodies, each after a NUL byte, merge into a response that is accepted as a whole, for every kind of client, and that
 //! has as many samples as were counted.
 
 #![no_main]
@@ -13,28 +13,28 @@ const CLIENTS: [(&str, &str); 6] = [
     ("text/plain;version=0.0.4", "Prometheus/2.42.0"),
     (
         "text/plain;version=0.0.4;escaping=allow-utf-8",
-        "Prometheus/3.7.3",
+        "Prometheus/3.16.0",
     ),
     ("application/openmetrics-text", ""),
     ("application/openmetrics-text", "Prometheus/2.42.0"),
     (
         "application/openmetrics-text;escaping=allow-utf-8",
-        "Prometheus/3.7.3",
+        "Prometheus/3.16.0",
     ),
 ];
 
 fuzz_target!(|data: &[u8]| {
     let bodies: Vec<&[u8]> = data.split(|byte| *byte == 0).take(4).collect();
     for (accept, agent) in CLIENTS {
-        let answer = negotiate(Some(accept), None, Some(agent));
-        let (text, n_samples) = answered(&bodies, &answer);
-        let content_type = (answer.format() == Format::OpenMetrics).then_some(OPEN_METRICS);
-        let again = parse(text, content_type, &Limits::default()).expect("our answer is accepted");
+        let format = negotiate(Some(accept), None, Some(agent));
+        let (text, n_samples) = response(&bodies, &format);
+        let content_type = (format.format() == Format::OpenMetrics).then_some(OPEN_METRICS);
+        let again = parse(text, content_type, &Limits::default()).expect("our own response is accepted");
         assert_eq!(again.n_samples(), n_samples);
     }
 });
 
-fn answered(bodies: &[&[u8]], answer: &OutputFormat) -> (Vec<u8>, usize) {
+fn response(bodies: &[&[u8]], format: &OutputFormat) -> (Vec<u8>, usize) {
     let parts = bodies
         .iter()
         .enumerate()
@@ -51,7 +51,7 @@ fn answered(bodies: &[&[u8]], answer: &OutputFormat) -> (Vec<u8>, usize) {
             }
         })
         .collect();
-    let merged = merge(parts, answer);
+    let merged = merge(parts, format);
     let mut out = Vec::new();
     merged.write(1 << 16, &mut |chunk| {
         out.extend_from_slice(&chunk);

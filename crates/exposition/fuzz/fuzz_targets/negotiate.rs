@@ -1,4 +1,4 @@
-//! Any headers give an answer whose own headers are well-formed.
+//! Any headers give a response whose own headers are well-formed.
 
 #![no_main]
 
@@ -8,14 +8,14 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(data);
     let mut headers = text.split('\n').map(Some);
-    let answer = negotiate(
+    let format = negotiate(
         headers.next().flatten(),
         headers.next().flatten(),
         headers.next().flatten(),
     );
-    assert!(answer.content_type().is_ascii());
-    assert!(answer.target_accept().is_ascii());
+    assert!(format.content_type().is_ascii());
+    assert!(format.target_accept().is_ascii());
     // What we ask of targets is understood by ourselves.
-    let again = negotiate(Some(&answer.target_accept()), None, None);
-    assert_eq!(again.format(), answer.format());
+    let again = negotiate(Some(&format.target_accept()), None, None);
+    assert_eq!(again.format(), format.format());
 });

@@ -23,7 +23,7 @@ pub(crate) fn response_format(client: Client, format: Format) -> OutputFormat {
     let (agent, escaping) = match client {
         Client::Anybody => return OutputFormat::new(format, Escaping::Underscores),
         Client::Prometheus2 => ("Prometheus/2.42.0", ""),
-        Client::Prometheus3 => ("Prometheus/3.7.3", ";escaping=allow-utf-8"),
+        Client::Prometheus3 => ("Prometheus/3.16.0", ";escaping=allow-utf-8"),
     };
     let accept = match format {
         Format::Text => format!("text/plain;version=0.0.4{escaping}"),
