@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod cancel;
 mod content_type;
 mod gzip;
 mod index;
@@ -25,8 +26,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
+pub use cancel::{Cancel, Cancelled};
 pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
-pub use merge::{Conflict, ConflictKind, Input, Merged, merge};
+pub use merge::{Conflict, ConflictKind, Input, Merged, merge, merge_unless};
 pub use negotiate::{Format, OutputFormat, negotiate};
 pub use pool::Pool;
 pub use syntax::name::Escaping;

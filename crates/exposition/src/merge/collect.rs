@@ -9,7 +9,7 @@ use super::names::NameId;
 use super::slots::{MemberId, Slots};
 use crate::index::{Group, Suffix, Suffixes, Type};
 use crate::negotiate::{Format, OutputFormat};
-use crate::{Exposition, Input};
+use crate::{Cancel, Cancelled, Exposition, Input};
 
 /// What decides to which families the samples of a source family belong. It is equal for most targets, so it is worked
 /// out once.
@@ -85,7 +85,7 @@ struct Collector<'a> {
 /// Two shortcuts: targets of one kind have the same families at the same positions, so each family is first compared with
 /// the one at the same position of the previous input, by the hashes that the parser left; only if they differ is its
 /// name decoded, escaped and looked up by terms.
-pub(super) fn collect(inputs: &[Input], format: &OutputFormat) -> Slots {
+pub(super) fn collect(inputs: &[Input], format: &OutputFormat, cancel: &Cancel) -> Result<Slots, Cancelled> {
     let has_up = inputs.iter().any(|input| input.up.is_some());
     let mut collector = Collector {
         format,
@@ -107,12 +107,14 @@ pub(super) fn collect(inputs: &[Input], format: &OutputFormat) -> Slots {
     let mut previous: Option<PreviousInput<'_>> = None;
     for (input_id, input) in (0_u32..).zip(inputs) {
         if let Some(exposition) = &input.exposition {
-            previous = Some(collector.collect_input(input_id, input, exposition, previous, &mut found));
+            cancel.check()?;
+            previous =
+                Some(collector.collect_input(input_id, input, exposition, previous, &mut found, cancel)?);
         }
     }
     let mut slots = collector.slots;
     slots.set_contributions(&found);
-    slots
+    Ok(slots)
 }
 
 impl<'a> Collector<'a> {
@@ -123,7 +125,8 @@ impl<'a> Collector<'a> {
         exposition: &'a Exposition,
         previous: Option<PreviousInput<'a>>,
         found: &mut Vec<(MemberId, Contribution)>,
-    ) -> PreviousInput<'a> {
+        cancel: &Cancel,
+    ) -> Result<PreviousInput<'a>, Cancelled> {
         let created = created::created_gauges(exposition, self.format);
         // A gauge `x_created` is translated differently where its family is present, which is not part of its position.
         let previous = previous.filter(|previous| previous.input.own == input.own && created.is_empty());
@@ -134,6 +137,7 @@ impl<'a> Collector<'a> {
                 continue;
             }
             let position = group_id as usize;
+            cancel.check_at(position)?;
             let as_before = previous
                 .as_ref()
                 .and_then(|previous| previous.find(exposition, position, group));
@@ -161,11 +165,11 @@ impl<'a> Collector<'a> {
         if !created.is_empty() {
             all.clear();
         }
-        PreviousInput {
+        Ok(PreviousInput {
             input,
             exposition,
             destinations: all,
-        }
+        })
     }
 
     fn destinations(&mut self, terms: Terms) -> Destinations {

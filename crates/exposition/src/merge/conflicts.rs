@@ -10,11 +10,11 @@ use super::names::NameId;
 use super::series_key::{KeyMaker, SeriesMap, distinguishing_label};
 use super::slots::{SlotId, Slots};
 use super::{family, source};
-use crate::Input;
 use crate::index::{Ambient, Type};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
 use crate::syntax::line::Line;
+use crate::{Cancel, Cancelled, Input};
 
 /// What targets disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -152,9 +152,15 @@ pub(super) fn by_name(slots: &Slots, open_metrics: bool) -> Vec<Found> {
 
 /// Families in which Prometheus 3 would normalize a bound under our TYPE line that it leaves alone in a direct scrape,
 /// because the target's own TYPE line comes after the sample, or another one stands between (rule `bounds`).
-pub(super) fn by_normalization(slots: &Slots, inputs: &[Input], format: &OutputFormat) -> Vec<Found> {
+pub(super) fn by_normalization(
+    slots: &Slots,
+    inputs: &[Input],
+    format: &OutputFormat,
+    cancel: &Cancel,
+) -> Result<Vec<Found>, Cancelled> {
+    let mut found = Vec::new();
     if !format.quirks.normalizes_bounds {
-        return Vec::new();
+        return Ok(found);
     }
     let open_metrics = format.is_open_metrics();
     let mut line = Line::default();
@@ -172,47 +178,47 @@ pub(super) fn by_normalization(slots: &Slots, inputs: &[Input], format: &OutputF
                 .group_runs(&index.groups[contribution.group as usize])
                 .filter(|run| run.ambient != context)
                 .flat_map(|run| index.samples[run.first as usize..][..run.len as usize].iter())
+                .take_while(|_| !cancel.is_cancelled())
                 .any(|sample| exposition.is_normalized(sample, label, &mut line))
         })
     };
-    slots
-        .ids()
-        .filter(|&id| is_affected(id))
-        .map(|id| {
-            let slot = slots.get(id);
-            let detail = format!("{}, declared after its samples", slot.kind.as_str(open_metrics));
-            Found {
-                conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
-                slots: vec![id],
-            }
-        })
-        .collect()
+    for id in slots.ids().filter(|&id| is_affected(id)) {
+        let slot = slots.get(id);
+        let detail = format!("{}, declared after its samples", slot.kind.as_str(open_metrics));
+        found.push(Found {
+            conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
+            slots: vec![id],
+        });
+    }
+    cancel.check()?;
+    Ok(found)
 }
 
 /// Families in which a metric has samples with and without timestamps (rule `mixed-timestamps`). Prometheus accepts them.
-pub(super) fn by_timestamps(slots: &Slots, inputs: &[Input], format: &OutputFormat) -> Vec<Found> {
-    let has_timestamps = |input: &Input| {
-        let exposition = input.exposition.as_ref();
-        exposition.is_some_and(|exposition| exposition.index.has_timestamps)
-    };
+pub(super) fn by_timestamps(
+    slots: &Slots,
+    inputs: &[Input],
+    format: &OutputFormat,
+    cancel: &Cancel,
+) -> Result<Vec<Found>, Cancelled> {
+    let mut found = Vec::new();
     if !format.is_open_metrics() || format.quirks.is_prometheus || !inputs.iter().any(has_timestamps) {
-        return Vec::new();
+        return Ok(found);
     }
-    slots
-        .ids()
-        .filter(|&id| mixes_timestamps(slots, id, inputs, format, &has_timestamps))
-        .map(|id| {
+    for id in slots.ids() {
+        if mixes_timestamps(slots, id, inputs, format, cancel)? {
             let slot = slots.get(id);
             let detail = format!(
                 "{} with timestamps on some of a metric's samples",
                 slot.kind.as_str(true)
             );
-            Found {
+            found.push(Found {
                 conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
                 slots: vec![id],
-            }
-        })
-        .collect()
+            });
+        }
+    }
+    Ok(found)
 }
 
 fn mixes_timestamps(
@@ -220,8 +226,8 @@ fn mixes_timestamps(
     id: SlotId,
     inputs: &[Input],
     format: &OutputFormat,
-    has_timestamps: &impl Fn(&Input) -> bool,
-) -> bool {
+    cancel: &Cancel,
+) -> Result<bool, Cancelled> {
     let slot = slots.get(id);
     let has_several_names = matches!(
         slot.kind,
@@ -233,7 +239,7 @@ fn mixes_timestamps(
             .contributions(id)
             .any(|contribution| has_timestamps(input_of(contribution.input)))
     {
-        return false;
+        return Ok(false);
     }
     let keys = KeyMaker::default();
     let mut line = Line::default();
@@ -242,24 +248,33 @@ fn mixes_timestamps(
     // The Python parser takes all samples of an info family for one metric, whatever their labels and targets.
     let is_info = slot.kind == Type::Info;
     let mut info_has_time = None;
-    !slots
-        .contributions(id)
-        .filter(|contribution| is_info || has_timestamps(input_of(contribution.input)))
-        .all(|contribution| {
-            let input = input_of(contribution.input);
-            source::visit_samples(input, contribution, &mut line, |visited, line| {
-                let has_time = line.timestamp.is_some();
-                if is_info {
-                    return *info_has_time.get_or_insert(has_time) == has_time;
-                }
-                let body = &visited.exposition.body;
-                let mut labels = relabel::relabel(body, line, &input.labels, format, BoundChanges::default());
-                let name = family::output_name(input, &line.name.decode(body), format);
-                let own = distinguishing_label(slot.kind, slots.names.get(slot.name), &name);
-                labels.retain(|(name, _)| **name != *own);
-                *metrics.entry(keys.metric(labels)).or_insert(has_time) == has_time
-            })
-        })
+    for contribution in slots.contributions(id) {
+        let input = input_of(contribution.input);
+        if !is_info && !has_timestamps(input) {
+            continue;
+        }
+        let is_uniform = source::visit_samples(input, contribution, &mut line, cancel, |visited, line| {
+            let has_time = line.timestamp.is_some();
+            if is_info {
+                return *info_has_time.get_or_insert(has_time) == has_time;
+            }
+            let body = &visited.exposition.body;
+            let mut labels = relabel::relabel(body, line, &input.labels, format, BoundChanges::default());
+            let name = family::output_name(input, &line.name.decode(body), format);
+            let own = distinguishing_label(slot.kind, slots.names.get(slot.name), &name);
+            labels.retain(|(name, _)| **name != *own);
+            *metrics.entry(keys.metric(labels)).or_insert(has_time) == has_time
+        })?;
+        if !is_uniform {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_timestamps(input: &Input) -> bool {
+    let exposition = input.exposition.as_ref();
+    exposition.is_some_and(|exposition| exposition.index.has_timestamps)
 }
 
 fn conflict(slots: &Slots, name: NameId, kind: ConflictKind, detail: String) -> Conflict {

@@ -14,7 +14,7 @@ use crate::index::{Group, Sample, Type};
 use crate::negotiate::{Format, OutputFormat};
 use crate::syntax::line::Line;
 use crate::syntax::name::Escaping;
-use crate::{Exposition, Input};
+use crate::{Cancel, Cancelled, Exposition, Input};
 
 /// What is known of a series when its next sample is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -157,16 +157,18 @@ pub(super) fn drop_duplicates(
     domains: &Domains,
     plan: &Plan,
     format: &OutputFormat,
-) -> usize {
+    cancel: &Cancel,
+) -> Result<usize, Cancelled> {
     let examined = domains_to_examine(inputs, domains, format);
     if examined.is_empty() {
-        return 0;
+        return Ok(0);
     }
     let keys = KeyMaker::default();
     let mut n_dropped = 0;
     let mut seen: SeriesMap<Seen> = SeriesMap::default();
     let mut line = Line::default();
-    for family in &plan.families {
+    for (position, family) in plan.families.iter().enumerate() {
+        cancel.check_at(position)?;
         // Clearing takes time for the room that a map has, and a small family may follow a large one.
         if seen.capacity() > 1 << 12 {
             seen = SeriesMap::default();
@@ -181,7 +183,7 @@ pub(super) fn drop_duplicates(
                 continue;
             }
             let input = &mut inputs[contribution.input as usize];
-            let found = find_duplicates(input, contribution, format, &keys, &mut seen, &mut line);
+            let found = find_duplicates(input, contribution, format, &keys, &mut seen, &mut line, cancel)?;
             n_dropped += found.len();
             if let Some(exposition) = &mut input.exposition {
                 for id in found {
@@ -190,7 +192,7 @@ pub(super) fn drop_duplicates(
             }
         }
     }
-    n_dropped
+    Ok(n_dropped)
 }
 
 /// Whether a family is the `up` that the proxy writes.
@@ -218,9 +220,10 @@ fn find_duplicates(
     keys: &KeyMaker,
     seen: &mut SeriesMap<Seen>,
     line: &mut Line,
-) -> Vec<u32> {
+    cancel: &Cancel,
+) -> Result<Vec<u32>, Cancelled> {
     let mut found = Vec::new();
-    source::visit_samples(input, contribution, line, |visited, line| {
+    source::visit_samples(input, contribution, line, cancel, |visited, line| {
         let Ok(time) = sample_time(visited.exposition, line, format) else {
             found.push(visited.id);
             return true;
@@ -232,6 +235,6 @@ fn find_duplicates(
             found.push(visited.id);
         }
         true
-    });
-    found
+    })?;
+    Ok(found)
 }

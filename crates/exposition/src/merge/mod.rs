@@ -24,8 +24,8 @@ mod series_key;
 mod slots;
 mod source;
 
-use crate::Pool;
 use crate::negotiate::OutputFormat;
+use crate::{Cancel, Cancelled, Pool};
 pub use conflicts::{Conflict, ConflictKind};
 use duplicates::Domains;
 pub use input::Input;
@@ -43,6 +43,7 @@ pub struct Merged {
     n_samples: usize,
     n_dropped: usize,
     pub(crate) pool: Option<Pool>,
+    pub(crate) cancel: Cancel,
 }
 
 /// Merges the expositions of several targets into one, in the order given.
@@ -52,12 +53,22 @@ pub struct Merged {
 ///
 /// Where targets disagree, no sample is lost or renamed; [`Merged::conflicts`] lists the disagreements.
 pub fn merge(inputs: Vec<Input>, format: &OutputFormat) -> Merged {
+    // A flag that nobody else has cannot be set.
+    merge_unless(&Cancel::default(), inputs, format)
+        .unwrap_or_else(|Cancelled| unreachable!("nobody can cancel this merge"))
+}
+
+/// As [`merge`], but stops soon after `cancel` is set; [`Merged::write`] then stops as well.
+///
+/// # Errors
+/// If the merge was cancelled.
+pub fn merge_unless(cancel: &Cancel, inputs: Vec<Input>, format: &OutputFormat) -> Result<Merged, Cancelled> {
     let mut inputs = inputs;
-    let mut plan = plan::plan(&inputs, format);
+    let mut plan = plan::plan(&inputs, format, cancel)?;
     let domains = Domains::new(&inputs);
-    let mut n_dropped = duplicates::drop_duplicates(&mut inputs, &domains, &plan, format);
+    let mut n_dropped = duplicates::drop_duplicates(&mut inputs, &domains, &plan, format, cancel)?;
     let orders = if format.is_open_metrics() {
-        order::order_metrics(&inputs, &domains, &mut plan, format)
+        order::order_metrics(&inputs, &domains, &mut plan, format, cancel)?
     } else {
         Vec::new()
     };
@@ -66,7 +77,7 @@ pub fn merge(inputs: Vec<Input>, format: &OutputFormat) -> Merged {
         n_samples += exposition.index.samples.len();
         n_dropped += exposition.index.n_dropped;
     }
-    Merged {
+    Ok(Merged {
         inputs,
         format: format.clone(),
         plan,
@@ -74,7 +85,8 @@ pub fn merge(inputs: Vec<Input>, format: &OutputFormat) -> Merged {
         n_samples: n_samples - n_dropped,
         n_dropped,
         pool: None,
-    }
+        cancel: cancel.clone(),
+    })
 }
 
 impl Merged {
@@ -111,5 +123,20 @@ impl Pool {
         let mut merged = merge(inputs, format);
         merged.pool = Some(self.clone());
         merged
+    }
+
+    /// As [`merge_unless`], with the buffers of the pool.
+    ///
+    /// # Errors
+    /// If the merge was cancelled.
+    pub fn merge_unless(
+        &self,
+        cancel: &Cancel,
+        inputs: Vec<Input>,
+        format: &OutputFormat,
+    ) -> Result<Merged, Cancelled> {
+        let mut merged = merge_unless(cancel, inputs, format)?;
+        merged.pool = Some(self.clone());
+        Ok(merged)
     }
 }

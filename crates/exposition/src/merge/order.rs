@@ -12,12 +12,12 @@ use super::in_order::is_in_order;
 use super::plan::Plan;
 use super::series_key::{KeyMaker, SeriesKey, SeriesMap, distinguishing_label, sample_time};
 use super::source;
-use crate::Input;
 use crate::index::{Suffix, Type};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
 use crate::syntax::line::Line;
 use crate::syntax::number;
+use crate::{Cancel, Cancelled, Input};
 
 /// The order in which the samples of some contributions to a family are written, where it is not that of the bodies.
 #[derive(Debug)]
@@ -47,16 +47,25 @@ pub(super) fn order_metrics(
     domains: &Domains,
     plan: &mut Plan,
     format: &OutputFormat,
-) -> Vec<ExplicitOrder> {
+    cancel: &Cancel,
+) -> Result<Vec<ExplicitOrder>, Cancelled> {
     let mut orders = Vec::new();
     for family in 0..plan.families.len() {
+        cancel.check_at(family)?;
         let range = plan.families[family].contributions.clone();
         // Domains are numbered by their first input, so that only inputs which share one are moved.
         plan.contributions[range.clone()].sort_by_key(|contribution| domains.of(contribution.input));
         let mut first = range.start;
         let same_domain = |a: &Contribution, b: &Contribution| domains.of(a.input) == domains.of(b.input);
         for contributions in plan.contributions[range].chunk_by(same_domain) {
-            if let Some(samples) = metric_order(inputs, plan, &plan.families[family], contributions, format) {
+            if let Some(samples) = metric_order(
+                inputs,
+                plan,
+                &plan.families[family],
+                contributions,
+                format,
+                cancel,
+            )? {
                 orders.push(ExplicitOrder {
                     family,
                     first,
@@ -67,7 +76,7 @@ pub(super) fn order_metrics(
             first += contributions.len();
         }
     }
-    orders
+    Ok(orders)
 }
 
 /// The order of the samples of these contributions; `None` if they can be written as they are.
@@ -77,13 +86,14 @@ fn metric_order(
     family: &OutputFamily,
     contributions: &[Contribution],
     format: &OutputFormat,
-) -> Option<Vec<SamplePosition>> {
+    cancel: &Cancel,
+) -> Result<Option<Vec<SamplePosition>>, Cancelled> {
     if let [contribution] = contributions
         && is_in_order(&inputs[contribution.input as usize], family.kind, contribution)
     {
-        return None;
+        return Ok(None);
     }
-    sort_samples(inputs, plan, family, contributions, format)
+    sort_samples(inputs, plan, family, contributions, format, cancel)
 }
 
 /// Where a sample stands among the samples of its family.
@@ -159,9 +169,10 @@ pub(super) fn sort_samples(
     family: &OutputFamily,
     contributions: &[Contribution],
     format: &OutputFormat,
-) -> Option<Vec<SamplePosition>> {
+    cancel: &Cancel,
+) -> Result<Option<Vec<SamplePosition>>, Cancelled> {
     if !needs_order(inputs, family.kind, contributions) {
-        return None;
+        return Ok(None);
     }
     let family_name = plan.names.get(family.name);
     let keys = KeyMaker::default();
@@ -170,7 +181,7 @@ pub(super) fn sort_samples(
     let mut samples: Vec<(SortKey, SamplePosition)> = Vec::new();
     for (contribution_id, contribution) in (0_u32..).zip(contributions) {
         let input = &inputs[contribution.input as usize];
-        source::visit_samples(input, contribution, &mut line, |visited, line| {
+        source::visit_samples(input, contribution, &mut line, cancel, |visited, line| {
             let body = &visited.exposition.body;
             let mut labels = relabel::relabel(body, line, &input.labels, format, BoundChanges::default());
             let name = family::output_name(input, &line.name.decode(body), format);
@@ -193,16 +204,24 @@ pub(super) fn sort_samples(
             };
             samples.push((SortKey { metric, time, rank }, position));
             true
-        });
+        })?;
     }
     if let [_] = contributions
         && is_sorted(&samples)
     {
-        return None;
+        return Ok(None);
+    }
+    // The sort of all finds the sorted pieces and merges them, which takes a fraction of the time.
+    for piece in samples.chunks_mut(SORTED_PIECE) {
+        cancel.check()?;
+        piece.sort_by_key(|(key, _)| *key);
     }
     samples.sort_by_key(|(key, _)| *key);
-    Some(samples.into_iter().map(|(_, position)| position).collect())
+    Ok(Some(samples.into_iter().map(|(_, position)| position).collect()))
 }
+
+/// Samples that are sorted between two looks at the cancellation.
+const SORTED_PIECE: usize = 1 << 16;
 
 /// The metrics of a family: their numbers, and the time of their last samples.
 #[derive(Default)]

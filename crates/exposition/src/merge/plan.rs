@@ -19,7 +19,7 @@ use crate::index::{Group, Suffix, Type};
 use crate::negotiate::OutputFormat;
 use crate::syntax::line::Span;
 use crate::syntax::name;
-use crate::{Exposition, Input};
+use crate::{Cancel, Cancelled, Exposition, Input};
 
 /// The families of the response, in the order in which they are written, and what the targets disagree on.
 #[derive(Debug)]
@@ -31,9 +31,9 @@ pub(crate) struct Plan {
     pub(crate) conflicts: Vec<Conflict>,
 }
 
-pub(super) fn plan(inputs: &[Input], format: &OutputFormat) -> Plan {
+pub(super) fn plan(inputs: &[Input], format: &OutputFormat, cancel: &Cancel) -> Result<Plan, Cancelled> {
     let open_metrics = format.is_open_metrics();
-    let mut slots = collect::collect(inputs, format);
+    let mut slots = collect::collect(inputs, format, cancel)?;
     for slot in conflicts::contested_info_and_stateset(&slots, open_metrics) {
         slots.move_members(slot, |slots, name| slots.slot(name, Type::Gauge));
     }
@@ -46,13 +46,14 @@ pub(super) fn plan(inputs: &[Input], format: &OutputFormat) -> Plan {
             conflicts.push(found.conflict);
         }
     };
+    cancel.check()?;
     let found = conflicts::by_name(&slots, open_metrics);
     untype(&mut slots, found);
-    let found = conflicts::by_normalization(&slots, inputs, format);
+    let found = conflicts::by_normalization(&slots, inputs, format, cancel)?;
     untype(&mut slots, found);
-    let found = conflicts::by_timestamps(&slots, inputs, format);
+    let found = conflicts::by_timestamps(&slots, inputs, format, cancel)?;
     untype(&mut slots, found);
-    finish(slots, inputs, format, conflicts)
+    finish(slots, inputs, format, conflicts, cancel)
 }
 
 /// Lets untyped samples join the counter or gauge that another target declares for their name: only metadata differs.
@@ -89,7 +90,13 @@ fn join_untyped(slots: &mut Slots, open_metrics: bool) {
 }
 
 /// Brings the families into the order of their first samples, and gives them their metadata.
-fn finish(mut slots: Slots, inputs: &[Input], format: &OutputFormat, mut conflicts: Vec<Conflict>) -> Plan {
+fn finish(
+    mut slots: Slots,
+    inputs: &[Input],
+    format: &OutputFormat,
+    mut conflicts: Vec<Conflict>,
+    cancel: &Cancel,
+) -> Result<Plan, Cancelled> {
     let written: Vec<SlotId> = slots.ids().filter(|&slot| slots.is_written(slot)).collect();
     let mut families: Vec<OutputFamily> = written
         .into_iter()
@@ -109,12 +116,14 @@ fn finish(mut slots: Slots, inputs: &[Input], format: &OutputFormat, mut conflic
             }
         })
         .collect();
+    cancel.check()?;
     let (names, contributions) = slots.into_parts();
     families.sort_by_cached_key(|family| {
         let first = contributions[family.contributions.clone()].first();
         (family.help != Help::OfUp, first.map(Contribution::position))
     });
-    for family in &mut families {
+    for (position, family) in families.iter_mut().enumerate() {
+        cancel.check_at(position)?;
         let found = Metadata::of(inputs, &contributions[family.contributions.clone()]);
         let mut add = |kind, detail: &str| {
             conflicts.push(Conflict {
@@ -138,12 +147,12 @@ fn finish(mut slots: Slots, inputs: &[Input], format: &OutputFormat, mut conflic
     }
     add_help_without_samples(&mut families, inputs, format, &names);
     conflicts.sort_by(|a, b| (&a.family, a.kind).cmp(&(&b.family, b.kind)));
-    Plan {
+    Ok(Plan {
         names,
         families,
         contributions,
         conflicts,
-    }
+    })
 }
 
 /// OpenMetrics allows a unit where the family's name ends in it, and not for all types.

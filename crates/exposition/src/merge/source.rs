@@ -6,7 +6,7 @@ use super::family::Contribution;
 use crate::index::{Group, Run, Sample, Suffix};
 use crate::syntax::line::Line;
 use crate::syntax::{name, number};
-use crate::{Exposition, Input};
+use crate::{Cancel, Cancelled, Exposition, Input};
 
 /// A sample of a contribution, while it is visited. Its line is in the `Line` of the visitor.
 #[derive(Clone, Copy)]
@@ -21,20 +21,25 @@ pub(super) struct Visited<'a> {
 
 /// Parses each sample of a contribution that is not dropped, in the order of the body, and hands it to `visit`, until
 /// that returns false. Returns whether all were visited.
+///
+/// # Errors
+/// If the work is cancelled.
 pub(super) fn visit_samples<'a>(
     input: &'a Input,
     contribution: &Contribution,
     line: &mut Line,
+    cancel: &Cancel,
     mut visit: impl FnMut(Visited<'a>, &Line) -> bool,
-) -> bool {
+) -> Result<bool, Cancelled> {
     let Some(exposition) = &input.exposition else {
-        return true;
+        return Ok(true);
     };
     let index = &exposition.index;
     let group = &index.groups[contribution.group as usize];
     for run_position in group.runs.0..group.runs.1 {
         let run = &index.runs[index.run_order[run_position as usize] as usize];
         for id in run.first..run.first + run.len {
+            cancel.check_at(id as usize)?;
             let sample = index.samples[id as usize];
             let is_here = !contribution.is_partial()
                 || contribution.suffixes.has(exposition.suffix(group, &sample, line));
@@ -53,11 +58,11 @@ pub(super) fn visit_samples<'a>(
                 id,
             };
             if !visit(visited, line) {
-                return false;
+                return Ok(false);
             }
         }
     }
-    true
+    Ok(true)
 }
 
 impl Exposition {

@@ -1,6 +1,6 @@
 //! The bytes of the response, gathered into chunks of about one size.
 
-use crate::Pool;
+use crate::{Cancel, Pool};
 
 /// Pieces are copied in whole blocks of this size, so that some bytes behind their end are copied as well and overwritten
 /// by the next piece. A call of `memcpy` for each short piece, or a loop over its bytes, costs more than the copy itself.
@@ -35,6 +35,7 @@ pub(crate) struct Chunks<'a> {
     filled: usize,
     chunk_bytes: usize,
     pool: Option<&'a Pool>,
+    cancel: &'a Cancel,
     sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
     is_stopped: bool,
 }
@@ -43,6 +44,7 @@ impl<'a> Chunks<'a> {
     pub(crate) fn new(
         chunk_bytes: usize,
         pool: Option<&'a Pool>,
+        cancel: &'a Cancel,
         sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
     ) -> Self {
         let mut chunks = Self {
@@ -50,6 +52,7 @@ impl<'a> Chunks<'a> {
             filled: 0,
             chunk_bytes: chunk_bytes.max(1),
             pool,
+            cancel,
             sink,
             is_stopped: false,
         };
@@ -118,7 +121,12 @@ impl<'a> Chunks<'a> {
         let mut full = std::mem::replace(&mut self.buffer, next);
         full.truncate(self.filled);
         self.filled = 0;
-        self.is_stopped |= !(self.sink)(full);
+        self.is_stopped |= !(self.sink)(full) || self.cancel.is_cancelled();
+    }
+
+    /// Stops if the merge is cancelled. Full chunks are looked at anyway; this is for samples that take time and add little.
+    pub(super) fn check_cancelled(&mut self) {
+        self.is_stopped |= self.cancel.is_cancelled();
     }
 
     /// Hands the last chunk to the sink.

@@ -1,5 +1,6 @@
 //! The engine as other crates use it: whole responses, laws that hold whatever targets send, and proportionate cost.
 
+mod cancel;
 mod common;
 mod generate;
 mod golden_cases;
