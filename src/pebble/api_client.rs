@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::PebbleError;
 
-/// How long a read may take: Pebble answers in milliseconds, unless its state lock is jammed.
+/// How long a read may take: Pebble responds within milliseconds, unless its state lock is jammed.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 /// How long a write may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);

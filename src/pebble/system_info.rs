@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr as _;
 
 use serde::Deserialize;
+use tokio::net::UnixStream;
 
 use super::{Client, PebbleError};
 
@@ -103,6 +104,15 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The process at the other end of a connection.
+    pub(super) fn of(stream: &UnixStream) -> std::io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        Ok(Self {
+            pid: credentials.pid().filter(|pid| *pid > 0),
+            uid: credentials.uid(),
+        })
+    }
+
     /// Whether a credential may be sent to it: Pebble runs as root or as the user of its services, and any other user
     /// could have put a socket of its own at the path.
     pub fn is_trusted(self, own_uid: u32) -> bool {
@@ -121,13 +131,7 @@ impl Client {
     /// # Errors
     /// Where nothing listens.
     pub async fn peer(&self) -> std::io::Result<Peer> {
-        let credentials = tokio::net::UnixStream::connect(self.socket())
-            .await?
-            .peer_cred()?;
-        Ok(Peer {
-            pid: credentials.pid().filter(|pid| *pid > 0),
-            uid: credentials.uid(),
-        })
+        Peer::of(&UnixStream::connect(self.socket()).await?)
     }
 }
 

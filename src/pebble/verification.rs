@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
-use super::Client;
+use super::{Client, Peer};
 use crate::credential::Credential;
 
 /// How long a verification may take: one or two hashes under Pebble's global lock.
@@ -64,6 +64,13 @@ impl Client {
     pub async fn verify_over_socket(&self, credential: &Credential) -> Verification {
         let services = async |credential| {
             let stream = UnixStream::connect(self.socket()).await.ok()?;
+            // Of this very connection: another program may have put its socket at the path since the last request.
+            if !Peer::of(&stream)
+                .ok()?
+                .is_trusted(rustix::process::geteuid().as_raw())
+            {
+                return None;
+            }
             get(stream, "/v1/services", "localhost", credential).await
         };
         // A user who may not read the services would otherwise look like a credential that works.

@@ -196,7 +196,7 @@ impl LayerStatus {
 /// The state of the connection to Pebble.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PebbleStatus {
-    /// No request has been answered yet.
+    /// No request has got a response yet.
     NotAskedYet,
     /// It responds; its version.
     Connected(String),

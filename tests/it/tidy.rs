@@ -11,7 +11,9 @@ const CORE: &[&str] = &[
     "pebble/plan",
     "pebble/owner_marker",
     "reconciler/decide",
+    "reconciler/status",
     "secret/layouts",
+    "secret/yaml_text",
 ];
 
 /// What they must not use: the runtime, the network, the clock.

@@ -151,6 +151,24 @@ async fn a_socket_out_of_reach_is_named() {
     );
 }
 
+/// A secret that only another user may read: the user who cannot is named.
+#[tokio::test]
+async fn a_secret_out_of_reach_names_the_user() {
+    root_or_skip!();
+    let setup = Setup {
+        service: "    user-id: 65534\n    group-id: 65534\n".to_owned(),
+        ..Setup::default()
+    };
+    let rig = Rig::start(VERSIONS[0], setup).await;
+    rig.push_pair("alice", "one");
+    std::fs::set_permissions(rig.secret(), std::fs::Permissions::from_mode(0o600)).expect("our own folder");
+    let line = "[bad] secret: permission denied for uid 65534; let it read the files\n";
+    rig.wait("the user", async || {
+        rig.readyz("?verbose").await.contains(line).then_some(())
+    })
+    .await;
+}
+
 /// With an address of its own, the checks ask that address.
 #[tokio::test]
 async fn the_checks_ask_the_address_that_is_served() {

@@ -506,7 +506,7 @@ async fn an_old_pebble_is_named_and_left_alone() {
     let secret = dir.path().join("secret");
     super::rig::push(&secret, &super::rig::pair("alice", "one"));
     let mut settings = metrics_proxy::config::Config::default().pebble;
-    settings.socket = socket;
+    settings.socket = socket.clone();
     settings.secret = Some(secret);
     settings.resync_interval = Duration::from_millis(100);
     settings.secret_debounce = Duration::ZERO;
@@ -533,6 +533,19 @@ async fn an_old_pebble_is_named_and_left_alone() {
         "{asked:?}"
     );
     keeper.stop().await;
+    // The command says the same.
+    let output = tokio::task::spawn_blocking(move || {
+        let socket = socket.display().to_string();
+        crate::support::app::run(&["identity", "status"], &[("PEBBLE_SOCKET", &socket)], "")
+    })
+    .await
+    .expect("it does not panic");
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        stdout.contains("Pebble v1.10.2 is older than 1.19; upgrade Pebble (Juju 3.6.4 or later brings it)"),
+        "{stdout}"
+    );
     server.abort();
 }
 
