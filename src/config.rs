@@ -249,6 +249,8 @@ pub struct Scrape {
     pub timeout_offset: Duration,
     /// When a connection attempt is given up.
     pub connect_timeout: Duration,
+    /// Connections in use to one IP address at the same time.
+    pub max_connections_per_target_ip: usize,
     /// Bodies read at the same time, over all requests.
     pub max_concurrent: usize,
     /// Largest body of one target after decompression.
@@ -388,6 +390,8 @@ impl Config {
                 timeout: r.required("timeout", positive_duration),
                 timeout_offset: r.required("timeout-offset", duration),
                 connect_timeout: r.required("connect-timeout", positive_duration),
+                max_connections_per_target_ip: r
+                    .required("max-connections-per-target-ip", |text| at_most(text, 65_536)),
                 max_concurrent: r.required("max-concurrent-scrapes", |text| at_most(text, 65_536)),
                 max_body_bytes: r.required("max-body-bytes", bytes),
                 max_held_bytes: r.required("max-held-bytes", bytes),

@@ -6,30 +6,43 @@
 mod body;
 mod buffer_pool;
 mod client;
+mod connect;
+mod connection;
+mod content;
 mod deadline;
 mod error;
 mod memory_budget;
+mod progress;
+mod redirect;
+mod sockets;
+mod stream;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, USER_AGENT};
-use http::{HeaderName, HeaderValue, Request, StatusCode, Uri};
-use hyper::body::Incoming;
+use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Request, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 pub use buffer_pool::BufferPool;
 pub use client::ClientError;
-pub use deadline::{WriteTimes, fan_out_time};
-pub use error::ScrapeError;
+pub use deadline::{Deadline, TimeLimit, WriteTimes};
+pub use error::{Asked, ScrapeError};
 pub use memory_budget::MemoryBudget;
+pub use progress::Step;
 
 use crate::config;
-use crate::targets::{Scheme, Target};
-use client::TargetClient;
-use exposition::{Exposition, Limits, OutputFormat, Pool};
+use crate::targets::Target;
+use crate::tls::TlsError;
+use client::{TargetClient, TargetResponse};
+use connection::Destination;
+use content::NotMetrics;
+use exposition::{Exposition, Limits, OutputFormat, Pool, RefusalKind};
+use progress::Progress;
+use redirect::Redirect;
 
 /// The header in which a scraper sends its timeout.
 pub static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
@@ -74,7 +87,7 @@ impl Scraper {
     ///
     /// # Errors
     /// If the certificate authorities cannot be read.
-    pub fn try_new(settings: &config::Scrape) -> Result<Self, ClientError> {
+    pub fn try_new(settings: &config::Scrape) -> Result<Self, TlsError> {
         Ok(Self {
             client: TargetClient::try_new(settings)?,
             limits: Limits {
@@ -95,10 +108,11 @@ impl Scraper {
         self: &Arc<Self>,
         targets: &[Arc<Target>],
         answer: &OutputFormat,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> Vec<ScrapeOutcome> {
         let started = Instant::now();
-        let time = deadline.saturating_duration_since(started);
+        let after = deadline.at.saturating_duration_since(started);
+        self.client.prune();
         let memory_budget = Arc::new(MemoryBudget::new(self.settings.max_held_bytes));
         let accept = HeaderValue::from_str(&answer.target_accept())
             .expect("the generated Accept header has only visible ASCII characters");
@@ -111,10 +125,16 @@ impl Scraper {
                 accept.clone(),
             );
             tasks.spawn(async move {
-                let scrape = scraper.scrape(&target, index, &memory_budget, accept, deadline);
-                let result = timeout_at(deadline.into(), scrape)
-                    .await
-                    .unwrap_or(Err(ScrapeError::Deadline(time)));
+                let progress = Progress::default();
+                let scrape = scraper.scrape(&target, index, &memory_budget, accept, deadline, &progress);
+                let result = timeout_at(deadline.at.into(), scrape).await.unwrap_or_else(|_| {
+                    Err(ScrapeError::Deadline {
+                        after,
+                        limit: deadline.limit,
+                        step: progress.step(),
+                        asked: Asked::from(&*target),
+                    })
+                });
                 (index, result, started.elapsed())
             });
         }
@@ -161,58 +181,122 @@ impl Scraper {
         index: usize,
         memory_budget: &MemoryBudget,
         accept: HeaderValue,
-        deadline: Instant,
+        deadline: Deadline,
+        progress: &Progress,
     ) -> Result<Exposition, ScrapeError> {
-        let response = self
-            .client
-            .send(request(target, accept, deadline)?)
-            .await
-            .map_err(|error| {
-                if error.is_connect() {
-                    ScrapeError::Connect(error)
-                } else {
-                    ScrapeError::Request(error)
-                }
-            })?;
-        match response.status() {
-            StatusCode::OK => {}
-            status if status.is_redirection() => return Err(ScrapeError::Redirect(status)),
-            status => return Err(ScrapeError::Status(status)),
+        let mut response = self.request(target, accept, deadline, progress).await?;
+        let status = response.head.status;
+        if status != StatusCode::OK {
+            let body = content::excerpt(&body::read_start(&mut response).await);
+            return Err(ScrapeError::Status { status, body });
         }
-        self.read(response, index, memory_budget).await
+        self.read(response, index, memory_budget, progress).await
     }
 
-    /// Reads, decompresses and parses a body. A slot is occupied only from here on, not while waiting for the first byte.
+    /// Sends the request, and follows redirects within the target's address.
+    async fn request(
+        &self,
+        target: &Target,
+        accept: HeaderValue,
+        deadline: Deadline,
+        progress: &Progress,
+    ) -> Result<TargetResponse<'_>, ScrapeError> {
+        let mut destination = Destination {
+            scheme: target.scheme,
+            address: target.address,
+        };
+        let failed = |error| ScrapeError::Request(Asked::from(target), error);
+        let mut path = PathAndQuery::try_from(target.path_and_query.as_str())
+            .map_err(|error| failed(ClientError::Invalid(error.into())))?;
+        let mut n_redirects = 0;
+        loop {
+            let request = request(destination, &path, accept.clone(), deadline)
+                .map_err(|error| failed(ClientError::Invalid(error)))?;
+            let response = self
+                .client
+                .get(destination, request, progress)
+                .await
+                .map_err(failed)?;
+            let status = response.head.status;
+            if !redirect::is_redirect(status) {
+                return Ok(response);
+            }
+            let location = response
+                .head
+                .headers
+                .get(LOCATION)
+                .map(|location| String::from_utf8_lossy(location.as_bytes()).into_owned());
+            let Some(location) = location else {
+                return Err(ScrapeError::RedirectUnusable {
+                    status,
+                    location: None,
+                });
+            };
+            let shown = content::excerpt(location.as_bytes());
+            let resolved = redirect::resolve(destination, &path, &location);
+            drain(response).await;
+            match resolved {
+                Redirect::Same(..) if n_redirects == redirect::MAX_REDIRECTS => {
+                    let location = Some(shown);
+                    return Err(ScrapeError::RedirectUnusable { status, location });
+                }
+                Redirect::Same(to, new_path) => {
+                    (destination, path) = (to, new_path);
+                    n_redirects += 1;
+                }
+                Redirect::Elsewhere => {
+                    return Err(ScrapeError::RedirectElsewhere {
+                        status,
+                        location: shown,
+                    });
+                }
+                Redirect::Unusable => {
+                    return Err(ScrapeError::RedirectUnusable {
+                        status,
+                        location: None,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Reads, decompresses and parses a body. A slot is occupied only from here on, not while waiting for the first
+    /// byte.
     async fn read(
         &self,
-        response: http::Response<Incoming>,
+        mut response: TargetResponse<'_>,
         index: usize,
         memory_budget: &MemoryBudget,
+        progress: &Progress,
     ) -> Result<Exposition, ScrapeError> {
         let limit_bytes = self.settings.max_body_bytes;
+        let headers = &response.head.headers;
         // Prometheus decodes exactly this value. With any other value, it parses the body as it is.
-        let gzip = response
-            .headers()
+        let gzip = headers
             .get(http::header::CONTENT_ENCODING)
             .is_some_and(|value| value == "gzip");
-        let content_type = response
-            .headers()
+        let content_type = headers
             .get(http::header::CONTENT_TYPE)
-            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
         let mut slot = Some(self.slots.acquire().await.expect("the semaphore is never closed"));
-        let mut reading = std::pin::pin!(body::read(
-            response.into_body(),
-            limit_bytes,
-            &self.buffers,
-            memory_budget
-        ));
-        let raw = tokio::select! {
-            raw = &mut reading => raw?,
-            () = tokio::time::sleep(SLOT_TIME) => {
-                slot = None;
-                reading.await?
+        progress.set(Step::Body);
+        let raw = {
+            let mut reading = std::pin::pin!(body::read(
+                &mut response,
+                limit_bytes,
+                &self.buffers,
+                memory_budget
+            ));
+            tokio::select! {
+                raw = &mut reading => raw?,
+                () = tokio::time::sleep(SLOT_TIME) => {
+                    slot = None;
+                    reading.await?
+                }
             }
         };
+        response.release();
+        progress.set(Step::Parse);
         let decode_and_parse = {
             let (limits, buffers, pool) = (self.limits, Arc::clone(&self.buffers), self.pool.clone());
             let inline = raw.len()
@@ -227,8 +311,7 @@ impl Scraper {
                 } else {
                     raw
                 };
-                pool.parse(raw, content_type.as_deref(), &limits)
-                    .map_err(ScrapeError::Refused)
+                parse(raw, content_type.as_deref(), &limits, &pool)
             };
             if inline {
                 work()
@@ -251,30 +334,53 @@ impl Scraper {
     }
 }
 
+/// Parses a body. If that fails, the start of the body often tells more than the faulty line.
+fn parse(
+    body: Vec<u8>,
+    content_type: Option<&str>,
+    limits: &Limits,
+    pool: &Pool,
+) -> Result<Exposition, ScrapeError> {
+    let start = body[..body.len().min(content::MAX_START_BYTES)].to_vec();
+    pool.parse(body, content_type, limits).map_err(|refusal| {
+        let syntax = matches!(refusal.kind, RefusalKind::Parse | RefusalKind::Protobuf);
+        match NotMetrics::detect(content_type, &start) {
+            Some(found) if syntax => ScrapeError::NotMetrics(found),
+            _ => ScrapeError::Refused(refusal),
+        }
+    })
+}
+
+/// Reads the short body of a redirect, so that its connection can be used for the next request.
+async fn drain(mut response: TargetResponse<'_>) {
+    const MAX_DRAINED_BYTES: u64 = 2 << 10;
+    if response
+        .content_length()
+        .is_none_or(|bytes| bytes > MAX_DRAINED_BYTES)
+    {
+        return;
+    }
+    loop {
+        match response.chunk().await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) => return,
+            None => return response.release(),
+        }
+    }
+}
+
 fn request(
-    target: &Target,
+    destination: Destination,
+    path: &PathAndQuery,
     accept: HeaderValue,
-    deadline: Instant,
-) -> Result<Request<http_body_util::Empty<bytes::Bytes>>, ScrapeError> {
-    let scheme = match target.scheme {
-        Scheme::Http => "http",
-        Scheme::Https => "https",
-    };
-    let authority = target.address.to_string();
-    let invalid = |e: http::Error| ScrapeError::Request(ClientError::Invalid(e));
-    let uri = Uri::builder()
-        .scheme(scheme)
-        .authority(authority.as_str())
-        .path_and_query(target.path_and_query.as_str())
-        .build()
-        .map_err(invalid)?;
-    let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
-    Request::get(uri)
-        .header(HOST, authority)
+    deadline: Deadline,
+) -> Result<Request<http_body_util::Empty<bytes::Bytes>>, http::Error> {
+    let seconds = deadline.remaining().as_secs_f64();
+    Request::get(path.as_str())
+        .header(HOST, destination.address.to_string())
+        .header(USER_AGENT, concat!("metrics-proxy/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, accept)
         .header(ACCEPT_ENCODING, "gzip")
-        .header(USER_AGENT, concat!("metrics-proxy/", env!("CARGO_PKG_VERSION")))
         .header(&TIMEOUT_HEADER, format!("{seconds:.3}"))
         .body(http_body_util::Empty::new())
-        .map_err(invalid)
 }

@@ -204,8 +204,8 @@ pub const SETTINGS: &[Setting] = &[
         SCRAPING,
         "connect-timeout",
         "DURATION",
-        "1s",
-        "A connection to a target is given up after this.",
+        "3s",
+        "How long to wait for a connection to a target. Linux repeats a lost connection request after 1 s, so a shorter time fails whenever one packet is lost.",
     ),
     value(
         SCRAPING,
@@ -219,6 +219,13 @@ pub const SETTINGS: &[Setting] = &[
         "target-insecure-skip-verify",
         "false",
         "Accept any certificate of an https target.",
+    ),
+    value(
+        LIMITS,
+        "max-connections-per-target-ip",
+        "N",
+        "64",
+        "Connections in use to one IP address at the same time. More requests to that address wait.",
     ),
     value(
         LIMITS,

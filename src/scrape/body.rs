@@ -1,15 +1,25 @@
 //! Reads and decompresses one body within its limits.
 
 use std::io::Read as _;
+use std::time::Duration;
 
-use flate2::bufread::MultiGzDecoder;
-use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
-
+use super::client::{TargetResponse, io_text};
+use super::content::MAX_START_BYTES;
 use super::{BufferPool, MemoryBudget, ScrapeError};
+use flate2::bufread::MultiGzDecoder;
+
+/// How long to wait for the start of the body of a failed response.
+const START_TIME: Duration = Duration::from_millis(500);
 
 /// The capacity of the first buffer of a body whose length is unknown.
 const INITIAL_BYTES: u64 = 16 << 10;
+
+/// A body may arrive in this many pieces of any size.
+const MAX_SMALL_PIECES: u64 = 1 << 16;
+
+/// Beyond [`MAX_SMALL_PIECES`], pieces must have this many bytes on average. Exporters that write line by line have
+/// more; a target that sends a byte at a time would cost a CPU for as long as the scrape lasts.
+const MIN_PIECE_BYTES: u64 = 8;
 
 /// Releases the bytes of a body in progress, also when its scrape is dropped.
 struct InProgress<'a> {
@@ -28,22 +38,26 @@ impl Drop for InProgress<'_> {
 /// Frames are copied into one buffer, because a frame that is kept also keeps the connection's read buffer, which has
 /// up to four times its size.
 pub(super) async fn read(
-    mut body: Incoming,
+    response: &mut TargetResponse<'_>,
     limit_bytes: u64,
     buffers: &BufferPool,
     budget: &MemoryBudget,
 ) -> Result<Vec<u8>, ScrapeError> {
-    let announced = body.size_hint().exact();
+    let announced = response.content_length();
     if announced.is_some_and(|bytes| bytes > limit_bytes) {
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
     let mut buffer =
         buffers.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
     let mut in_progress = InProgress { budget, bytes: 0 };
-    while let Some(frame) = body.frame().await {
+    let mut pieces = 0;
+    while let Some(data) = response.chunk().await {
         let read_bytes = buffer.len() as u64;
-        let frame = frame.map_err(|source| ScrapeError::Body { read_bytes, source })?;
-        let Some(data) = frame.data_ref() else { continue };
+        let data = data.map_err(|error| body_error(read_bytes, &error))?;
+        pieces += 1;
+        if pieces > MAX_SMALL_PIECES && read_bytes < pieces * MIN_PIECE_BYTES {
+            return Err(ScrapeError::Fragmented { pieces, read_bytes });
+        }
         let (added, all) = (data.len() as u64, read_bytes + data.len() as u64);
         if all > limit_bytes {
             return Err(ScrapeError::TooLarge { limit_bytes });
@@ -59,9 +73,35 @@ pub(super) async fn read(
             larger.extend_from_slice(&buffer);
             buffers.release(std::mem::replace(&mut buffer, larger));
         }
-        buffer.extend_from_slice(data);
+        buffer.extend_from_slice(&data);
     }
     Ok(buffer)
+}
+
+fn body_error(read_bytes: u64, error: &hyper::Error) -> ScrapeError {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let reason = match io {
+        Some(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => String::new(),
+        Some(io) => io_text(io),
+        None if error.is_incomplete_message() => String::new(),
+        None => error.to_string(),
+    };
+    ScrapeError::Body { read_bytes, reason }
+}
+
+/// Reads the start of the body of a failed response, for display. It takes what arrives within a moment.
+pub(super) async fn read_start(response: &mut TargetResponse<'_>) -> Vec<u8> {
+    let mut start = Vec::new();
+    let reading = async {
+        while start.len() < MAX_START_BYTES
+            && let Some(Ok(data)) = response.chunk().await
+        {
+            start.extend_from_slice(&data);
+        }
+    };
+    let _ = tokio::time::timeout(START_TIME, reading).await;
+    start.truncate(MAX_START_BYTES);
+    start
 }
 
 /// Decompresses a gzip body with all of its members, and refuses it as soon as it is too large.

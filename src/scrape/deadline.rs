@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config;
 
@@ -10,21 +10,67 @@ use crate::config;
 /// timeout leaves them this much.
 const MIN_FAN_OUT_TIME: Duration = Duration::from_millis(50);
 
-/// Returns the time that the targets of one response have.
-///
-/// This is the smaller of `--timeout` and of the scraper's own timeout less `--timeout-offset`, reduced by the time
-/// that writing took lately, by at most one half. `header` is the value of `X-Prometheus-Scrape-Timeout-Seconds`; a
-/// value that is not a positive, finite number of seconds is ignored, as exporters do.
-pub fn fan_out_time(settings: &config::Scrape, header: Option<&str>, write_time: Duration) -> Duration {
+/// What set the time of a scrape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// `--timeout`.
+    Setting,
+    /// The scraper's own timeout, less `--timeout-offset`.
+    Scraper,
+}
+
+/// When the scrapes of one response end.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    /// The moment.
+    pub at: Instant,
+    /// What set it.
+    pub limit: TimeLimit,
+}
+
+impl Deadline {
+    /// Returns the deadline of a response that was requested at `start`.
+    ///
+    /// The targets have the smaller of `--timeout` and of the scraper's own timeout less `--timeout-offset`, reduced by the time
+    /// that writing took lately, by at most one half. `header` is the value of `X-Prometheus-Scrape-Timeout-Seconds`; a
+    /// value that is not a positive, finite number of seconds is ignored, as exporters do.
+    pub fn new(
+        start: Instant,
+        settings: &config::Scrape,
+        header: Option<&str>,
+        write_time: Duration,
+    ) -> Self {
+        let (time, limit) = fan_out_time(settings, header, write_time);
+        Self {
+            at: start + time,
+            limit,
+        }
+    }
+
+    /// The time that is left.
+    pub fn remaining(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+}
+
+fn fan_out_time(
+    settings: &config::Scrape,
+    header: Option<&str>,
+    write_time: Duration,
+) -> (Duration, TimeLimit) {
     let scraper_timeout = header
         .and_then(|text| text.trim().parse::<f64>().ok())
         .filter(|seconds| seconds.is_finite() && *seconds > 0.0)
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .map(|timeout| timeout.saturating_sub(settings.timeout_offset));
-    let whole = scraper_timeout.map_or(settings.timeout, |timeout| timeout.min(settings.timeout));
-    whole
+    let (whole, limit) = match scraper_timeout {
+        Some(timeout) if timeout < settings.timeout => (timeout, TimeLimit::Scraper),
+        _ => (settings.timeout, TimeLimit::Setting),
+    };
+    let time = whole
         .saturating_sub(write_time.min(whole / 2))
-        .max(MIN_FAN_OUT_TIME)
+        .max(MIN_FAN_OUT_TIME);
+    (time, limit)
 }
 
 /// How long the last few responses took to write.
@@ -65,7 +111,9 @@ mod tests {
     #[track_caller]
     fn check(header: Option<&str>, write_ms: u64, expect_ms: u64) {
         let settings = config::Config::default().scrape;
-        let time = fan_out_time(&settings, header, Duration::from_millis(write_ms));
+        let (time, limit) = fan_out_time(&settings, header, Duration::from_millis(write_ms));
+        let is_default = Duration::from_millis(expect_ms + write_ms) == settings.timeout;
+        assert_eq!(limit == TimeLimit::Setting, is_default, "{header:?}");
         assert_eq!(time, Duration::from_millis(expect_ms), "{header:?}");
     }
 

@@ -16,7 +16,7 @@ use super::response_stream::{InFlight, ResponseStream};
 use super::{AppState, self_metrics};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
-use crate::scrape::{ScrapeError, ScrapeOutcome, TIMEOUT_HEADER, fan_out_time};
+use crate::scrape::{Deadline, ScrapeError, ScrapeOutcome, TIMEOUT_HEADER};
 use crate::telemetry::Reason;
 use exposition::{Input, OutputFormat};
 
@@ -32,14 +32,15 @@ struct MetricsRequest {
     format: OutputFormat,
     /// It comes from another proxy. Proxies that select each other's pods must not scrape in a circle.
     is_from_proxy: bool,
-    deadline: Instant,
+    deadline: Deadline,
 }
 
 impl MetricsRequest {
     fn read(state: &AppState, headers: &HeaderMap) -> Self {
         let header = |name| header_text(headers, name);
         let user_agent = header(&USER_AGENT);
-        let fan_out_time = fan_out_time(
+        let deadline = Deadline::new(
+            Instant::now(),
             &state.settings,
             header(&TIMEOUT_HEADER).as_deref(),
             state.write_times.expected(),
@@ -51,7 +52,7 @@ impl MetricsRequest {
                 user_agent.as_deref(),
             ),
             is_from_proxy: user_agent.is_some_and(|agent| agent.starts_with("metrics-proxy/")),
-            deadline: Instant::now() + fan_out_time,
+            deadline,
         }
     }
 }
@@ -65,7 +66,7 @@ pub(super) async fn handle(
     let mut in_flight = InFlight::new(&state);
     let started = Instant::now();
     let request = MetricsRequest::read(&state, &head.headers);
-    connection.limit_response(request.deadline + state.write_times.expected() + READ_ALLOWANCE);
+    connection.limit_response(request.deadline.at + state.write_times.expected() + READ_ALLOWANCE);
     if head.method == Method::GET {
         in_flight.permit = Arc::clone(&state.responses).try_acquire_owned().ok();
         if in_flight.permit.is_none() {
@@ -75,11 +76,11 @@ pub(super) async fn handle(
     }
     let inputs = if request.is_from_proxy {
         let mut inputs = vec![self_metrics::of_proxy(&state, &[])];
-        inputs.extend(self_metrics::of_pebble(&state, request.deadline).await);
+        inputs.extend(self_metrics::of_pebble(&state, request.deadline.at).await);
         inputs
     } else {
         // An API server that does not respond must not cost the scrape: the last set is better than none.
-        let refresh_limit = request.deadline.saturating_duration_since(Instant::now()) / 4;
+        let refresh_limit = request.deadline.remaining() / 4;
         let snapshot = state.discovery.freshen(refresh_limit).await;
         if let SyncState::Pending(reason) | SyncState::Refused(reason) = &snapshot.sync {
             in_flight.complete();
@@ -115,7 +116,7 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
     let scrapes = state
         .scraper
         .fan_out(&snapshot.targets.targets, &request.format, request.deadline);
-    let pebble = self_metrics::of_pebble(state, request.deadline);
+    let pebble = self_metrics::of_pebble(state, request.deadline.at);
     let (mut outcomes, pebble) = tokio::join!(scrapes, pebble);
     // A list from before the scrape cannot tell whose body this is after it.
     let now = state.discovery.freshen(CONFIRM_LIMIT).await;

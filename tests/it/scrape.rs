@@ -1,6 +1,11 @@
 //! The fan-out on scripted pods: what each fault costs, and the limits. A script plays what real exporters do not do on
 //! request (hang, break off, lie about their encoding); real exporters are scraped in `end_to_end`.
 
+mod connections;
+mod idle;
+mod reasons;
+mod tls;
+
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,13 +20,20 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// The reason that `/api/v1/targets` gives for a pod, after a scrape.
 async fn error_kind(app: &App, pod: &str) -> Option<String> {
+    last_scrape(app, pod).await["errorKind"]
+        .as_str()
+        .map(str::to_owned)
+}
+
+/// What `/api/v1/targets` says about the last scrape of a pod.
+async fn last_scrape(app: &App, pod: &str) -> Value {
     let report: Value = app.get("/api/v1/targets", &[]).await.json();
     let targets = report["targets"].as_array().expect("a list of targets");
     let target = targets
         .iter()
         .find(|target| target["pod"] == pod)
         .expect("the pod is a target");
-    target["lastScrape"]["errorKind"].as_str().map(str::to_owned)
+    target["lastScrape"].clone()
 }
 
 /// Lines of an answer that are not our own metrics.

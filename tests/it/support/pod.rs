@@ -82,8 +82,10 @@ enum Way {
     Stuck(usize),
     /// Not even a head.
     Silent,
-    /// These bytes instead of any HTTP.
+    /// These bytes instead of any HTTP, then the connection ends in order.
     Raw,
+    /// The same, but it ends with a TCP reset.
+    RawReset,
 }
 
 impl Answer {
@@ -143,10 +145,24 @@ impl Answer {
         }
     }
 
+    /// Ends the connection with a TCP reset, without a byte.
+    pub(crate) fn reset() -> Self {
+        Self {
+            way: Way::RawReset,
+            ..Self::raw("")
+        }
+    }
+
     /// Sets a header, in place of one of that name.
     pub(crate) fn with_header(mut self, name: &str, value: &str) -> Self {
         self.headers.retain(|(have, _)| !have.eq_ignore_ascii_case(name));
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With another status.
+    pub(crate) fn with_status(mut self, status: u16) -> Self {
+        self.status = status;
         self
     }
 
@@ -428,6 +444,7 @@ async fn send(stream: &mut (impl tokio::io::AsyncWrite + Unpin), answer: &Answer
     let written = match &answer.way {
         Way::Silent => std::future::pending().await,
         Way::Raw => stream.write_all(&answer.body).await.map(|()| End::Close),
+        Way::RawReset => stream.write_all(&answer.body).await.map(|()| End::Reset),
         Way::Whole => stream.write_all(&cut(usize::MAX)).await.map(|()| End::KeepAlive),
         Way::Truncated(bytes) => stream.write_all(&cut(*bytes)).await.map(|()| End::Close),
         Way::Reset(bytes) => {
