@@ -28,7 +28,7 @@ use std::sync::LazyLock;
 
 pub use cancel::{Cancel, Cancelled};
 pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
-pub use merge::{Conflict, ConflictKind, Input, Merged, merge, merge_unless};
+pub use merge::{Conflict, ConflictKind, Input, Merged, RefusedInput, limit_samples, merge, merge_unless};
 pub use negotiate::{Format, OutputFormat, negotiate};
 pub use pool::Pool;
 pub use syntax::name::Escaping;

@@ -17,6 +17,7 @@ mod duplicates;
 pub(crate) mod family;
 mod in_order;
 mod input;
+mod limit;
 mod names;
 mod order;
 mod plan;
@@ -29,6 +30,7 @@ use crate::{Cancel, Cancelled, Pool};
 pub use conflicts::{Conflict, ConflictKind};
 use duplicates::Domains;
 pub use input::Input;
+pub use limit::{RefusedInput, limit_samples};
 pub(crate) use order::ExplicitOrder;
 pub(crate) use plan::{Plan, help_text};
 
