@@ -1,45 +1,45 @@
-//! Compression of the answer, a block at a time (core).
+//! Compression of the response, block by block.
 //!
-//! Blocks are compressed apart from each other, several at once, and joined to one gzip member: a member a block would
-//! be simpler, and Go's reader takes it, but curl stops after the first.
+//! Blocks are compressed independently of each other, so that several threads can do it, and joined to one gzip member. A
+//! member for each block would be simpler, and Go's reader accepts it, but curl stops after the first.
 
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
-/// RFC 1952: magic, deflate, no flags, no time, fastest, unknown system.
+/// RFC 1952: magic number, deflate, no flags, no time, fastest level, unknown system.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-/// RFC 1951: an empty last block.
+/// RFC 1951: an empty block that is marked as the last one.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
-/// One block, compressed: raw deflate that ends on a byte, and the checksum of what it was.
+/// One compressed block: raw deflate data that ends at a byte boundary, and the checksum of the data before compression.
 #[derive(Debug)]
 pub struct DeflatedBlock {
     bytes: Vec<u8>,
     crc: Crc,
 }
 
-/// Compresses one block. Level 1: higher levels cost more time than a scrape has, for a few per cent.
+/// Compresses one block at level 1. Higher levels take more time than a scrape has, and save a few per cent.
 pub fn deflate_block(block: &[u8]) -> DeflatedBlock {
     let mut crc = Crc::new();
     crc.update(block);
     let mut bytes = Vec::with_capacity(block.len() / 6 + 64);
     let mut deflate = Compress::new(Compression::fast(), false);
     loop {
-        // At least so much that the flush marker fits, so that the loop ends.
+        // Enough room for the flush marker, so that the loop ends.
         bytes.reserve(bytes.len().max(1 << 10));
         let consumed = usize::try_from(deflate.total_in())
             .unwrap_or(usize::MAX)
             .min(block.len());
         let status = deflate.compress_vec(&block[consumed..], &mut bytes, FlushCompress::Sync);
         let is_through = deflate.total_in() == block.len() as u64 && bytes.len() < bytes.capacity();
-        // Room was left: everything is out, and the stream stands on a byte.
+        // If room is left, all output is written, and the stream is at a byte boundary.
         if is_through || !matches!(status, Ok(Status::Ok)) {
             return DeflatedBlock { bytes, crc };
         }
     }
 }
 
-/// Joins blocks to one gzip stream, in their order.
+/// Joins blocks to one gzip stream, in the order of the calls.
 #[derive(Debug, Default)]
 pub struct GzipStream {
     crc: Crc,
@@ -47,7 +47,7 @@ pub struct GzipStream {
 }
 
 impl GzipStream {
-    /// What to send for the next block.
+    /// The bytes to send for the next block.
     pub fn push(&mut self, block: DeflatedBlock) -> Vec<u8> {
         self.crc.combine(&block.crc);
         if self.begun {
@@ -57,7 +57,7 @@ impl GzipStream {
         [&HEADER[..], &block.bytes].concat()
     }
 
-    /// What to send last; without it no reader takes the stream for a whole one.
+    /// The bytes to send last. Without them readers report a truncated stream.
     pub fn finish(self) -> Vec<u8> {
         let mut end = Vec::new();
         if !self.begun {
@@ -90,11 +90,14 @@ mod tests {
     fn check(blocks: &[&[u8]]) {
         let stream = joined(blocks);
         let mut plain = Vec::new();
-        // A reader of one member only: what is behind the first would be missing.
+        // This reader stops after the first member, so that data behind it would be missing.
         let mut reader = flate2::bufread::GzDecoder::new(&stream[..]);
         reader.read_to_end(&mut plain).expect("valid gzip");
         assert_eq!(plain, blocks.concat());
-        assert!(reader.into_inner().is_empty(), "nothing is behind the member");
+        assert!(
+            reader.into_inner().is_empty(),
+            "there is no data behind the member"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! What others' parsers say of our answers: Python's reference parsers and promtool, old and new.
+//! Our responses, read by other parsers: Python's reference parsers, and promtool in an old and a recent version.
 //!
-//! Where judges disagree: Prometheus decides what is accepted from targets; the Python parser's rules about values
-//! (falling buckets, negative counters, a lacking `+Inf`) are the target's own affair, so bodies are sane here.
+//! Prometheus decides what is accepted from targets. The Python parser also has rules about values (decreasing buckets,
+//! negative counters, no `+Inf` bucket), which we do not enforce (rule `values`), so the bodies have valid values here.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn goldens_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/exposition/tests/goldens")
 }
 
-/// Asks the reference parsers; one answer per case.
+/// Runs the reference parsers. Returns the error for each case, if there is one.
 fn ask_python(cases: &[(Format, String)]) -> Vec<Option<String>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/reference_parsers.py");
     let mut child = Command::new(tools::path("python"))
@@ -64,7 +64,7 @@ fn ask_python(cases: &[(Format, String)]) -> Vec<Option<String>> {
         .collect()
 }
 
-/// Rules about what a histogram's values must be, which are the target's own affair: an incomplete one is passed on.
+/// Errors about the values of a target, which we do not enforce: an incomplete histogram is passed on.
 const ABOUT_VALUES: &[&str] = &[
     "+Inf bucket missing",
     "Count does not match +Inf value",
@@ -75,7 +75,7 @@ const ABOUT_VALUES: &[&str] = &[
     "Stateset samples can only have values zero and one",
 ];
 
-/// Whether buckets are refused only because a target spells one bound in two ways (`1` and `1.0`): two series for a
+/// Whether buckets are refused only because a target spells one bound in two ways (`1` and `1.0`). They are two series for
 /// Prometheus 2, so both are kept.
 fn a_bound_is_spelled_twice(refused: &str) -> bool {
     let bucket = |line: &str| {
@@ -114,7 +114,7 @@ fn python_accepts(cases: &[(Format, String)]) {
 }
 
 #[test]
-fn the_reference_parsers_know_good_from_bad() {
+fn the_reference_parsers_refuse_invalid_bodies() {
     let _python = tool_or_skip!("python");
     let errors = ask_python(&[
         (Format::Text, "a 1\n".to_owned()),
@@ -133,7 +133,7 @@ fn the_reference_parsers_know_good_from_bad() {
 }
 
 #[test]
-fn the_reference_parsers_take_answers_to_conflicting_targets() {
+fn the_reference_parsers_accept_responses_for_conflicting_targets() {
     let _python = tool_or_skip!("python");
     let mut cases = Vec::new();
     for taste in [SANE, Taste { quoted: true, ..SANE }] {
@@ -151,7 +151,7 @@ fn the_reference_parsers_take_answers_to_conflicting_targets() {
 }
 
 #[test]
-fn the_reference_parsers_take_the_goldens() {
+fn the_reference_parsers_accept_the_goldens() {
     let _python = tool_or_skip!("python");
     let cases: Vec<(Format, String)> = goldens(&goldens_folder())
         .into_iter()
@@ -163,11 +163,11 @@ fn the_reference_parsers_take_the_goldens() {
 }
 
 #[test]
-fn promtool_takes_the_goldens() {
+fn promtool_accepts_the_goldens() {
     let today = tools::path("promtool");
     let old = tool_or_skip!("promtool-2.42");
     for golden in goldens(&goldens_folder()) {
-        // Whoever asks for quoted names gets them; `promtool check metrics` reads none.
+        // `promtool check metrics` cannot read quoted names, which only clients that request them get.
         if golden.format == Format::Text && !golden.text.contains("{\"") {
             let programs = if golden.client == Client::Prometheus3 {
                 vec![&today]
@@ -183,7 +183,7 @@ fn promtool_takes_the_goldens() {
 }
 
 #[test]
-fn promtool_of_today_takes_answers_to_conflicting_targets() {
+fn promtool_3_16_accepts_responses_for_conflicting_targets() {
     let program = tools::path("promtool");
     for bodies in fixed(SANE, 60, 2) {
         for client in [Client::Anybody, Client::Prometheus3] {
@@ -194,7 +194,7 @@ fn promtool_of_today_takes_answers_to_conflicting_targets() {
 }
 
 #[test]
-fn promtool_2_42_takes_answers_to_conflicting_targets() {
+fn promtool_2_42_accepts_responses_for_conflicting_targets() {
     let program = tool_or_skip!("promtool-2.42");
     for bodies in fixed(Taste { quoted: true, ..SANE }, 60, 3) {
         let text = merged(&bodies, &response_format(Client::Prometheus2, Format::Text));

@@ -1,6 +1,6 @@
-//! Bodies that get in each other's way: few names, many meanings.
+//! Bodies that conflict with each other: few names, with many types and suffixes.
 //!
-//! Structured for proptest, so that a failure shrinks to the lines that matter.
+//! They are values of proptest, so that a failure shrinks to the lines that matter.
 
 #![allow(
     dead_code,
@@ -11,16 +11,16 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// What a body may hold.
+/// What a generated body may contain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taste {
-    /// Quoted names, which cost a Prometheus 2 its scrape.
+    /// Quoted names, over which Prometheus 2 loses the whole scrape.
     pub(super) quoted: bool,
-    /// Values and timestamps that only a strict reader minds: negative counters, NaN, falling buckets.
+    /// Values that only a strict reader refuses: negative counters, NaN, decreasing buckets.
     pub(super) wild: bool,
-    /// Timestamps, in milliseconds since the epoch, close to this one.
+    /// Timestamps at or shortly after this one, in milliseconds since the epoch.
     pub(super) time: Option<i64>,
-    /// Slack that only the text format has, and that only Prometheus accepts.
+    /// Non-canonical spelling, which only the text format allows, and which only Prometheus accepts.
     pub(super) odd: bool,
 }
 
@@ -173,7 +173,7 @@ fn sample(taste: Taste) -> impl Strategy<Value = Sample> {
                 if odd == 5 {
                     labels.reverse();
                 }
-                // Quantiles out of range are a matter of values.
+                // A quantile out of range is an invalid value, which only a strict reader refuses.
                 if !wild {
                     labels.retain(|(name, value)| {
                         !matches!(*name, "le" | "quantile") || matches!(*value, "0.50" | "1" | "1.0")
@@ -258,7 +258,7 @@ impl Sample {
                 out += &format!(" {time}");
             }
         }
-        // Anywhere else an exemplar costs a Prometheus 2.42 its scrape.
+        // Over an exemplar elsewhere, Prometheus 2.42 loses the whole scrape.
         if open_metrics
             && self.exemplar
             && bare
@@ -273,7 +273,7 @@ impl Sample {
     }
 }
 
-/// A complete family, sane in every value.
+/// A complete family with valid values.
 fn family(name: &str, kind: &str, sets: &[&str], bounds: &[&str], open_metrics: bool) -> String {
     let mut out = format!("# TYPE {name} {kind}\n");
     for set in sets {
@@ -316,7 +316,7 @@ fn family(name: &str, kind: &str, sets: &[&str], bounds: &[&str], open_metrics: 
     out
 }
 
-/// The same sets of bodies every time.
+/// Sets of bodies that are the same in every run.
 pub(super) fn fixed(taste: Taste, n: usize, seed: u8) -> Vec<Vec<String>> {
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32]);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);

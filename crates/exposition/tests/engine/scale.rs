@@ -17,13 +17,13 @@ fn one_family(n: usize, pod: usize) -> String {
     body
 }
 
-/// This thread's own: the machine does other things.
+/// The processor time of this thread: what else the machine does is not counted.
 fn processor_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.try_into().expect("processor time is not negative")
 }
 
-/// Parses, merges and writes; how long that took, and how many samples there were.
+/// Parses, merges and writes. Returns the processor time and the number of samples.
 fn run(bodies: &[String], format: Format) -> (Duration, usize) {
     let start = processor_time();
     let parts = targets(bodies);
