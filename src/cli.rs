@@ -15,13 +15,13 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Config, Environment, Kind, Problem, Raw, SETTINGS, Setting};
+use crate::config::{Config, Environment, Kind, Problem, Raw, SETTINGS, Setting, parse_boolean};
 use crate::shutdown::{self, Shutdown};
 use crate::{app, telemetry};
 
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let matches = match command().try_get_matches_from(arguments) {
+    let matches = match command().try_get_matches_from(with_joined_switches(arguments)) {
         Ok(matches) => matches,
         Err(error) => {
             // Help and version are errors to clap, with exit code 0.
@@ -49,6 +49,33 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes the value of a switch that follows after a blank (`--pebble-metrics false`) behind an equals sign.
+///
+/// A switch may stand alone, so that clap would take the next argument for a command. Only the words that a switch accepts
+/// are joined: `--adopt-identity serve` still is a switch and a command.
+fn with_joined_switches(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let is_switch = |argument: &OsString| {
+        let name = argument.to_str().and_then(|argument| argument.strip_prefix("--"));
+        SETTINGS
+            .iter()
+            .any(|setting| setting.kind == Kind::Switch && Some(setting.name) == name)
+    };
+    let mut joined: Vec<OsString> = Vec::new();
+    for argument in arguments {
+        let is_value = argument
+            .to_str()
+            .is_some_and(|text| parse_boolean(text).is_some());
+        match joined.last_mut().filter(|last| is_value && is_switch(last)) {
+            Some(switch) => {
+                switch.push("=");
+                switch.push(argument);
+            }
+            None => joined.push(argument),
+        }
+    }
+    joined
 }
 
 /// Runs a command that has arguments of its own beside the settings.
@@ -325,6 +352,37 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    /// `--flag BOOL`, as the help and the reference page promise.
+    #[test]
+    fn a_switch_takes_its_value_after_a_blank() {
+        let given = |arguments: &[&str]| {
+            let arguments = std::iter::once("metrics-proxy").chain(arguments.iter().copied());
+            let arguments = with_joined_switches(arguments.map(OsString::from));
+            let matches = command()
+                .try_get_matches_from(arguments)
+                .unwrap_or_else(|e| panic!("{e}"));
+            let (command, matches) = matches.subcommand().map_or((None, &matches), |(name, matches)| {
+                (Some(name.to_owned()), matches)
+            });
+            let config = Config::try_new(&raw_settings(matches, &Environment::default()));
+            let pebble = config.unwrap_or_else(|problems| panic!("{problems:?}")).pebble;
+            (command, pebble.own_metrics, pebble.adopt_identity)
+        };
+        assert_eq!(given(&[]), (None, true, false));
+        for no in ["false", "0", "no"] {
+            assert_eq!(given(&["--pebble-metrics", no]), (None, false, false));
+        }
+        assert_eq!(
+            given(&["--adopt-identity", "true", "--pebble-metrics", "false"]),
+            (None, false, true)
+        );
+        assert_eq!(given(&["--adopt-identity"]), (None, true, true));
+        let serve = Some("serve".to_owned());
+        assert_eq!(given(&["serve", "--adopt-identity", "yes"]), (serve, true, true));
+        let targets = with_joined_switches(["m", "--adopt-identity", "targets"].map(OsString::from));
+        assert_eq!(targets, ["m", "--adopt-identity", "targets"]);
     }
 
     #[test]

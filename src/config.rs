@@ -608,10 +608,15 @@ fn at_most(text: &str, max: usize) -> Result<usize, String> {
 }
 
 fn boolean(text: &str) -> Result<bool, String> {
+    parse_boolean(text).ok_or("use true or false".to_owned())
+}
+
+/// Parses the value of a switch.
+pub fn parse_boolean(text: &str) -> Option<bool> {
     match text {
-        "true" | "1" | "yes" => Ok(true),
-        "false" | "0" | "no" => Ok(false),
-        _ => Err("use true or false".to_owned()),
+        "true" | "1" | "yes" => Some(true),
+        "false" | "0" | "no" => Some(false),
+        _ => None,
     }
 }
 

@@ -23,7 +23,7 @@ use jiff::SignedDuration;
 use crate::config::{self, PodSource, Sharding};
 use crate::health::{Condition, Health, State};
 use crate::shutdown::Shutdown;
-use crate::targets::{AddressPolicy, SelfPod, ShardAssignment, TargetSet, TargetSettings};
+use crate::targets::{AddressPolicy, SelfPod, ShardAssignment, Target, TargetSet, TargetSettings};
 use crate::telemetry::Telemetry;
 
 use store::Store;
@@ -105,6 +105,12 @@ impl Handle {
     /// What is known now.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// Records that nothing listens at a target any more. Returns whether its pod is being deleted, so that the target has
+    /// left the set instead of being down.
+    pub fn end_target(&self, target: &Target) -> bool {
+        self.store.end_port(&target.pod, target.address.port())
     }
 
     /// The stream of snapshots.

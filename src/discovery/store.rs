@@ -306,6 +306,20 @@ impl Store {
         self.rebuild(&mut inner);
     }
 
+    /// Records that a port of a pod refuses connections. Returns whether the pod is being deleted.
+    pub(super) fn end_port(&self, pod: &PodRef, port: u16) -> bool {
+        let mut inner = self.lock();
+        let mut entries = inner
+            .sources
+            .iter_mut()
+            .filter_map(|source| source.pods.get_mut(pod));
+        let is_terminating = entries.any(|entry| entry.prepared.end_port(port));
+        if is_terminating {
+            self.rebuild(&mut inner);
+        }
+        is_terminating
+    }
+
     /// How many lists each source has finished.
     pub(super) fn list_attempts(&self) -> Vec<u64> {
         self.lock()
@@ -527,10 +541,13 @@ impl SourceHandle {
     pub(super) fn swap(&self, mut pods: Pods, mode: Mode, how: &'static str) {
         let mut inner = self.store.lock();
         let rules = self.store.rules();
-        for entry in pods.values_mut() {
-            entry.renew(&self.store.settings, &rules);
-        }
         let source = &mut inner.sources[self.index];
+        for (id, entry) in &mut pods {
+            entry.renew(&self.store.settings, &rules);
+            if let Some(known) = source.pods.get(id) {
+                entry.prepared.keep_ended_ports(&known.prepared);
+            }
+        }
         let n_pods = pods.len();
         source.pods = pods;
         source.standing = Standing::Synced;
@@ -569,6 +586,9 @@ impl SourceHandle {
                     entry.renew(&self.store.settings, &rules);
                     // Most updates of a pod touch what is not ours: its conditions, its labels, its container states.
                     let known = source.pods.get(entry.id());
+                    if let Some(known) = known {
+                        entry.prepared.keep_ended_ports(&known.prepared);
+                    }
                     differs |= known.is_none_or(|known| known.prepared != entry.prepared);
                     source.pods.insert(Arc::clone(entry.id()), *entry);
                 }

@@ -121,6 +121,22 @@ impl fmt::Display for ScrapeError {
 }
 
 impl ScrapeError {
+    /// Returns whether nothing listens at the address: the connection was refused.
+    pub fn is_connection_refused(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
+            Self::Connect(error) => Some(error),
+            _ => None,
+        };
+        while let Some(error) = cause {
+            let io = error.downcast_ref::<std::io::Error>();
+            if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// The stable word for metrics.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -125,6 +125,14 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
             outcome.result = Err(ScrapeError::Moved);
         }
     }
+    // A pod that is being deleted and no longer listens has ended; it is not down.
+    outcomes.retain(|outcome| {
+        let is_refused = outcome
+            .result
+            .as_ref()
+            .is_err_and(ScrapeError::is_connection_refused);
+        !(is_refused && state.discovery.end_target(&outcome.target))
+    });
     record(state, &outcomes);
     state.scrape_status.record(began, &outcomes);
     let mut inputs = vec![self_metrics::of_proxy(state, &outcomes)];

@@ -1,6 +1,6 @@
 //! What can be said about one pod without knowing the other pods or the time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ pub struct EvaluatedPod {
     pub(super) targets: Box<[Arc<Target>]>,
     /// The parts of the request that cannot be scraped.
     pub(super) skipped_endpoints: Box<[Skip]>,
+    /// The ports that no longer accept connections, of a pod that is being deleted.
+    pub(super) ended_ports: BTreeSet<u16>,
 }
 
 /// The part of a pod's phase that decides about a scrape.
@@ -151,12 +153,31 @@ impl EvaluatedPod {
             address,
             targets: targets.into(),
             skipped_endpoints: skipped.into(),
+            ended_ports: BTreeSet::new(),
         }
     }
 
     /// Returns the names of the pod.
     pub fn id(&self) -> &Arc<PodRef> {
         &self.id
+    }
+
+    /// Records that a port refuses connections. Returns `false`, and records nothing, for a pod that is not being deleted.
+    ///
+    /// A pod is scraped until its end, because its last samples count. From then on a refused connection is no failure.
+    pub fn end_port(&mut self, port: u16) -> bool {
+        let is_terminating = self.deletion.is_some();
+        if is_terminating {
+            self.ended_ports.insert(port);
+        }
+        is_terminating
+    }
+
+    /// Takes over the ended ports of an earlier evaluation of the same pod.
+    pub fn keep_ended_ports(&mut self, earlier: &Self) {
+        if self.deletion.is_some() {
+            self.ended_ports.clone_from(&earlier.ended_ports);
+        }
     }
 
     /// Returns a key that is greater for pods that started later.

@@ -188,6 +188,12 @@ fn add_endpoints(set: &mut TargetSet, pod: &EvaluatedPod, owners: &AddressOwners
         set.skip(pod, skip.clone());
     }
     for target in &pod.targets {
+        let port = target.address.port();
+        if pod.ended_ports.contains(&port) {
+            let detail = format!("it is being deleted, and port {port} no longer accepts connections");
+            set.skip(pod, Skip::new(SkipReason::Terminating, detail));
+            continue;
+        }
         match owners.other_endpoint_owner(pod, target) {
             None => set.targets.push(Arc::clone(target)),
             Some(owner) => set.skip(
@@ -196,7 +202,7 @@ fn add_endpoints(set: &mut TargetSet, pod: &EvaluatedPod, owners: &AddressOwners
                     SkipReason::EndpointTaken,
                     format!(
                         "port {} and path {} at {} belong to the later pod {} on the same address",
-                        target.address.port(),
+                        port,
                         target.path(),
                         target.address.ip(),
                         owner.id,

@@ -59,6 +59,8 @@ skip_reasons! {
     NoIp => "no_ip",
     /// The address cannot be that of a pod.
     BadIp => "bad_ip",
+    /// The pod is being deleted and refuses connections.
+    Terminating => "terminating",
     /// The pod should have been deleted for more than a minute.
     Lost => "lost",
     /// The address belongs to a pod that started later.

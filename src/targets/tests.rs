@@ -364,6 +364,33 @@ fn a_pod_on_its_way_out_is_scraped_for_a_minute_after_its_time() {
     assert_eq!(set.next_change, Some("2026-01-01T12:00:20Z".parse().unwrap()));
 }
 
+/// Source: prometheus/prometheus#11507, rabbitmq/cluster-operator#17.
+#[test]
+fn a_port_that_a_deleted_pod_has_closed_leaves_the_set() {
+    let evaluate = |text: &str| EvaluatedPod::new(&pod(text), &settings(), &MonitorIndex::default());
+    let assembled = |pod: &EvaluatedPod| {
+        show(&assemble(
+            [pod],
+            &settings().self_pod,
+            None,
+            NOW.parse().expect("a time"),
+        ))
+    };
+    let mut ending = evaluate("name=a ip=10.0.0.1 @port=1,2 deleted=12:00:30");
+    assert!(ending.end_port(2));
+    let expect = ["a http://10.0.0.1:1/metrics k8s_pod_port=1", "a - terminating"];
+    assert_eq!(assembled(&ending), expect);
+    let mut updated = evaluate("name=a ip=10.0.0.1 @port=1,2 deleted=12:00:20");
+    updated.keep_ended_ports(&ending);
+    assert_eq!(assembled(&updated), expect);
+    // A pod that nobody deletes and that refuses the connection is down.
+    let mut running = evaluate("name=a ip=10.0.0.1 @port=1,2");
+    assert!(!running.end_port(2));
+    running.keep_ended_ports(&ending);
+    assert_eq!(assembled(&running).len(), 2);
+    assert!(!assembled(&running).contains(&"a - terminating".to_owned()));
+}
+
 #[test]
 fn our_own_pod_is_never_scraped() {
     check("name=proxy-0 ip=10.0.0.1", &["proxy-0 - self"]);

@@ -27,5 +27,6 @@ mod scrape;
 mod secrets_in_urls;
 mod server;
 mod spread;
+mod terminating;
 mod testbed;
 mod tidy;
