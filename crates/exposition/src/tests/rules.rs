@@ -26,6 +26,23 @@ fn one_block_per_family_targets_in_order() {
 }
 
 #[test]
+fn one_block_per_family_of_targets_with_different_suffixes() {
+    let bodies = [
+        "# TYPE h histogram\nh_bucket{le=\"+Inf\"} 1\nh_sum 1\nh_count 1\n",
+        "# TYPE h histogram\nh_count 2\n",
+        "# TYPE h histogram\nh_sum 3\nh_count 3\n",
+    ];
+    let expect = |end: &str| {
+        format!(
+            "# TYPE h histogram\nh_bucket{{le=\"+Inf\",pod=\"a\"}} 1\nh_sum{{pod=\"a\"}} 1\nh_count{{pod=\"a\"}} 1\n\
+             h_count{{pod=\"b\"}} 2\nh_sum{{pod=\"c\"}} 3\nh_count{{pod=\"c\"}} 3\n{end}"
+        )
+    };
+    check(&bodies, &text(), &expect(""));
+    check(&bodies, &open_metrics(), &expect("# EOF\n"));
+}
+
+#[test]
 fn repeated_metadata_and_split_families_are_joined() {
     check(
         &[
@@ -367,6 +384,16 @@ fn created_samples_of_the_python_client_join_their_family() {
         &open_metrics(),
         "# TYPE c counter\nc_total{x=\"1\",pod=\"a\"} 1\nc_created{x=\"1\",pod=\"a\"} 5\n\
          c_total{x=\"2\",pod=\"a\"} 2\nc_created{x=\"2\",pod=\"a\"} 6\nc_total{pod=\"b\"} 3 # {t=\"x\"} 1\n# EOF\n",
+    );
+}
+
+/// OpenMetrics has `_created` samples, so that a gauge of such a name in an OpenMetrics target is a gauge.
+#[test]
+fn created_samples_are_gauges_in_text_only() {
+    check(
+        &["# TYPE c counter\nc_total 1\n# TYPE c_created gauge\nc_created 5\n# EOF\n"],
+        &open_metrics(),
+        "# TYPE c_total unknown\nc_total{pod=\"a\"} 1\n# TYPE c_created unknown\nc_created{pod=\"a\"} 5\n# EOF\n",
     );
 }
 
