@@ -4,7 +4,6 @@
 //! overlap share only connections, buffers and limits.
 
 mod body;
-mod buffer_pool;
 mod client;
 mod connect;
 mod connection;
@@ -27,7 +26,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
-pub use buffer_pool::BufferPool;
 pub use client::ClientError;
 pub use deadline::{Deadline, TimeLimit, WriteTimes};
 pub use error::{Asked, ScrapeError};
@@ -76,9 +74,8 @@ pub struct Scraper {
     settings: config::Scrape,
     limits: Limits,
     slots: Arc<Semaphore>,
-    /// Free body buffers. The server returns a response's buffers when the response is written.
-    pub buffers: Arc<BufferPool>,
-    /// The parser's and the merger's memory, reused between scrapes.
+    /// Memory for bodies, parser and responses, reused between scrapes. The server returns a response's buffers when the
+    /// response is written.
     pub pool: Pool,
 }
 
@@ -97,8 +94,8 @@ impl Scraper {
                 max_label_value_length: settings.max_label_value_length,
             },
             slots: Arc::new(Semaphore::new(settings.max_concurrent)),
-            buffers: Arc::default(),
-            pool: Pool::default(),
+            // More bodies are never in memory at a time, so that more buffers are never needed.
+            pool: Pool::new(usize::try_from(settings.max_held_bytes).unwrap_or(usize::MAX)),
             settings: settings.clone(),
         })
     }
@@ -158,7 +155,7 @@ impl Scraper {
                         limit_bytes: self.settings.max_held_bytes,
                     };
                     if let Ok(exposition) = std::mem::replace(&mut outcome.result, Err(error)) {
-                        self.buffers.release(exposition.into_body());
+                        self.pool.release(exposition.into_body());
                     }
                 }
             }
@@ -281,12 +278,8 @@ impl Scraper {
         let mut slot = Some(self.slots.acquire().await.expect("the semaphore is never closed"));
         progress.set(Step::Body);
         let raw = {
-            let mut reading = std::pin::pin!(body::read(
-                &mut response,
-                limit_bytes,
-                &self.buffers,
-                memory_budget
-            ));
+            let mut reading =
+                std::pin::pin!(body::read(&mut response, limit_bytes, &self.pool, memory_budget));
             tokio::select! {
                 raw = &mut reading => raw?,
                 () = tokio::time::sleep(SLOT_TIME) => {
@@ -298,7 +291,7 @@ impl Scraper {
         response.release();
         progress.set(Step::Parse);
         let decode_and_parse = {
-            let (limits, buffers, pool) = (self.limits, Arc::clone(&self.buffers), self.pool.clone());
+            let (limits, pool) = (self.limits, self.pool.clone());
             let inline = raw.len()
                 < if gzip {
                     INLINE_GUNZIP_BYTES
@@ -307,7 +300,7 @@ impl Scraper {
                 };
             let work = move || -> Result<Exposition, ScrapeError> {
                 let raw = if gzip {
-                    body::gunzip(raw, limit_bytes, &buffers)?
+                    body::gunzip(raw, limit_bytes, &pool)?
                 } else {
                     raw
                 };
@@ -326,7 +319,7 @@ impl Scraper {
         if memory_budget.add(index, exposition.n_budget_bytes() as u64) {
             Ok(exposition)
         } else {
-            self.buffers.release(exposition.into_body());
+            self.pool.release(exposition.into_body());
             Err(ScrapeError::MemoryBudget {
                 limit_bytes: self.settings.max_held_bytes,
             })

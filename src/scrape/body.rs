@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::client::{TargetResponse, io_text};
 use super::content::MAX_START_BYTES;
-use super::{BufferPool, MemoryBudget, ScrapeError};
+use super::{MemoryBudget, ScrapeError};
+use exposition::Pool;
 use flate2::bufread::MultiGzDecoder;
 
 /// How long to wait for the start of the body of a failed response.
@@ -40,15 +41,14 @@ impl Drop for InProgress<'_> {
 pub(super) async fn read(
     response: &mut TargetResponse<'_>,
     limit_bytes: u64,
-    buffers: &BufferPool,
+    pool: &Pool,
     budget: &MemoryBudget,
 ) -> Result<Vec<u8>, ScrapeError> {
     let announced = response.content_length();
     if announced.is_some_and(|bytes| bytes > limit_bytes) {
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
-    let mut buffer =
-        buffers.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
+    let mut buffer = pool.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
     let mut in_progress = InProgress { budget, bytes: 0 };
     let mut pieces = 0;
     while let Some(data) = response.chunk().await {
@@ -69,9 +69,9 @@ pub(super) async fn read(
             });
         }
         if buffer.capacity() - buffer.len() < data.len() {
-            let mut larger = buffers.acquire((buffer.len() + data.len()).max(buffer.capacity() * 2));
+            let mut larger = pool.acquire((buffer.len() + data.len()).max(buffer.capacity() * 2));
             larger.extend_from_slice(&buffer);
-            buffers.release(std::mem::replace(&mut buffer, larger));
+            pool.release(std::mem::replace(&mut buffer, larger));
         }
         buffer.extend_from_slice(&data);
     }
@@ -107,25 +107,21 @@ pub(super) async fn read_start(response: &mut TargetResponse<'_>) -> Vec<u8> {
 /// Decompresses a gzip body with all of its members, and refuses it as soon as it is too large.
 ///
 /// A truncated stream, bytes after the last member, and an empty body are errors, as they are in Prometheus.
-pub(super) fn gunzip(
-    compressed: Vec<u8>,
-    limit_bytes: u64,
-    buffers: &BufferPool,
-) -> Result<Vec<u8>, ScrapeError> {
+pub(super) fn gunzip(compressed: Vec<u8>, limit_bytes: u64, pool: &Pool) -> Result<Vec<u8>, ScrapeError> {
     // Expositions are compressed to about a tenth. The length in the gzip trailer is not used: a target can write any
     // number there.
     let guess = compressed
         .len()
         .saturating_mul(10)
         .min(usize::try_from(limit_bytes).unwrap_or(usize::MAX));
-    let mut plain = buffers.acquire(guess);
+    let mut plain = pool.acquire(guess);
     let mut decoder = MultiGzDecoder::new(compressed.as_slice()).take(limit_bytes.saturating_add(1));
     let result = decoder.read_to_end(&mut plain);
     drop(decoder);
-    buffers.release(compressed);
+    pool.release(compressed);
     result.map_err(ScrapeError::Gzip)?;
     if plain.len() as u64 > limit_bytes {
-        buffers.release(plain);
+        pool.release(plain);
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
     Ok(plain)
@@ -147,7 +143,7 @@ mod tests {
     }
 
     fn decompress(compressed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ScrapeError> {
-        gunzip(compressed, limit, &BufferPool::default())
+        gunzip(compressed, limit, &Pool::default())
     }
 
     #[test]

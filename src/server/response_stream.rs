@@ -243,9 +243,9 @@ fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &m
         .into_iter()
         .filter_map(|input| input.exposition)
     {
-        state.scraper.buffers.release(exposition.into_body());
+        state.scraper.pool.release(exposition.into_body());
     }
-    state.scraper.buffers.end_of_response();
+    state.scraper.pool.end_of_response();
 }
 
 /// Counts duplicates and conflicts of a merge.
