@@ -124,7 +124,7 @@ impl ScrapeError {
     /// Returns whether nothing listens at the address: the connection was refused.
     pub fn is_connection_refused(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
-            Self::Connect(error) => Some(error),
+            Self::Request(_, error) => Some(error),
             _ => None,
         };
         while let Some(error) = cause {
