@@ -212,6 +212,7 @@ async fn every_query_of_the_dashboard_returns_data() {
     let layer = json!({"services": {"metrics-proxy": {
         "override": "replace", "startup": "enabled", "command": PROGRAM,
         "environment": {
+            "METRICS_PROXY_TARGET_CIDR": "127.0.0.0/8",
             "PORT": port.to_string(),
             "KUBECONFIG": cluster.kubeconfig(&token, Some(&namespace)),
             "METRICS_PROXY_FORBIDDEN_GRACE": "100ms",

@@ -64,6 +64,7 @@ async fn the_demo_takes_a_cluster_that_is_named() {
     let said = tour(&[
         ("KUBECONFIG", kubeconfig.to_str().expect("UTF-8")),
         ("LABELS", &labels),
+        ("METRICS_PROXY_TARGET_CIDR", "127.0.0.0/8"),
     ])
     .await;
     assert!(said.contains("from_the_cluster{k8s_pod_name=\"shown\""), "{said}");

@@ -69,9 +69,11 @@ fn the_bill_of_materials_has_what_is_in_the_binary_and_nothing_else() {
         .collect();
     for component in components {
         let name = &component["name"];
+        // A member of the workspace comes from the checkout itself and has no checksum in Cargo.lock.
+        let checksum = (name != "exposition").then_some(64);
         assert_eq!(
             component["hashes"][0]["content"].as_str().map(str::len),
-            Some(64),
+            checksum,
             "{name} has the checksum of Cargo.lock"
         );
         assert!(
