@@ -416,6 +416,9 @@ mod tests {
             ("application/openmetrics-text", OM),
             ("application/openmetrics-text;version=2.0.0", TEXT),
             ("application/openmetrics-text;q=0, text/plain;q=0.1", TEXT),
+            ("application/openmetrics-text;q=0.5,text/plain;q=0.9", TEXT),
+            ("text/plain;q=0.5,application/openmetrics-text;q=0.9", OM),
+            ("text/plain,application/openmetrics-text", OM),
             (
                 "text/plain;q=nonsense, application/openmetrics-text;q=0.1;x=\"a,b;q=0\"",
                 OM,

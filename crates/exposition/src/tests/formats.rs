@@ -162,6 +162,14 @@ fn text_nothing_to_say() {
 }
 
 #[test]
+fn text_other_lines_between_samples() {
+    accepts(
+        "a{x=\"1\"} 1\n# comment\n\na{x=\"2\"} 2\na{x=\"3\"} 3\n",
+        &format!("{A}a{{x=\"1\"}} 1\na{{x=\"2\"}} 2\na{{x=\"3\"}} 3\n"),
+    );
+}
+
+#[test]
 fn text_something_else() {
     refuses("<html><body>404</body></html>\n", 1, NO_NAME);
     refuses("{\"status\":\"ok\"}\n", 1, "no = after a label name");

@@ -250,6 +250,19 @@ fn added_labels_an_empty_exported_label_is_taken_for_prometheus_2_42_only() {
 }
 
 #[test]
+fn duplicates_made_by_escaping() {
+    let body = "{\"a.b\"} 1\na_b 2\na_b{x=\"1\"} 3\n";
+    let merged = check(
+        &[body],
+        &text(),
+        "# TYPE a_b untyped\na_b{pod=\"a\"} 1\na_b{x=\"1\",pod=\"a\"} 3\n",
+    );
+    assert_eq!(merged.n_dropped(), 1);
+    let utf8 = OutputFormat::new(Format::Text, Escaping::AllowUtf8);
+    assert_eq!(merge(targets(&[body]), &utf8).n_dropped(), 0);
+}
+
+#[test]
 fn duplicates_made_by_renaming() {
     let merged = check(
         &["a{pod=\"x\"} 1\na{exported_pod=\"x\"} 2\na{exported_pod=\"y\"} 3\n"],
