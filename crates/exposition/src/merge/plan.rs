@@ -125,19 +125,7 @@ fn finish(
     for (position, family) in families.iter_mut().enumerate() {
         cancel.check_at(position)?;
         let found = Metadata::of(inputs, &contributions[family.contributions.clone()]);
-        let mut add = |kind, detail: &str| {
-            conflicts.push(Conflict {
-                family: String::from_utf8_lossy(names.get(family.name)).into_owned(),
-                kind,
-                detail: detail.to_owned(),
-            });
-        };
-        if found.helps_differ {
-            add(ConflictKind::Help, "the first is kept");
-        }
-        if found.units_differ {
-            add(ConflictKind::Unit, "dropped");
-        }
+        conflicts.extend(found.conflicts(names.get(family.name)));
         if let (Some(help), Help::None) = (found.help, family.help) {
             family.help = Help::Of(help);
         }
@@ -185,6 +173,19 @@ impl Metadata {
             metadata.add(inputs, contribution.input, exposition, group);
         }
         metadata
+    }
+
+    fn conflicts(&self, family: &[u8]) -> impl Iterator<Item = Conflict> {
+        let conflict = |kind, detail: &str| Conflict {
+            family: String::from_utf8_lossy(family).into_owned(),
+            kind,
+            detail: detail.to_owned(),
+        };
+        let help = self
+            .helps_differ
+            .then(|| conflict(ConflictKind::Help, "the first is kept"));
+        let unit = self.units_differ.then(|| conflict(ConflictKind::Unit, "dropped"));
+        help.into_iter().chain(unit)
     }
 
     fn add(&mut self, inputs: &[Input], input: u32, exposition: &Exposition, group: &Group) {
