@@ -6,4 +6,5 @@ mod generate;
 mod golden_cases;
 mod goldens;
 mod laws;
+mod rules_page;
 mod scale;
