@@ -81,7 +81,18 @@ fn every_alert_has_a_test_in_which_it_fires_and_a_runbook() {
 }
 
 #[test]
-fn the_charm_ships_the_same_rules_and_the_same_dashboard() {
+fn charm_chart_and_manifests_ship_the_same_rules_and_the_same_dashboard() {
+    let output = std::process::Command::new(
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/observability"),
+    )
+    .arg("--check")
+    .output()
+    .unwrap_or_else(|e| panic!("cannot run tools/observability: {e}"));
+    assert!(
+        output.status.success(),
+        "run tools/observability: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     for (ours, charms) in [
         ("alerts.yaml", "prometheus_alert_rules/metrics-proxy.yaml"),
         ("dashboard.json", "grafana_dashboards/metrics-proxy.json"),
@@ -89,7 +100,38 @@ fn the_charm_ships_the_same_rules_and_the_same_dashboard() {
         assert_eq!(
             read(&format!("observability/{ours}")),
             read(&format!("examples/charm/src/{charms}")),
-            "copy observability/{ours} to examples/charm/src/{charms}"
+            "run tools/observability"
+        );
+    }
+}
+
+#[test]
+fn the_rules_of_prometheus_operator_pass_the_tests_of_their_source() {
+    let manifest: Value =
+        serde_yaml::from_str(&read("deploy/prometheusrule.yaml")).expect("the manifest is YAML");
+    let dir = process::fresh_dir();
+    let promtool = |arguments: &[&str]| {
+        let output = std::process::Command::new(crate::support::tools::path("promtool"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .output()
+            .unwrap_or_else(|e| panic!("cannot run promtool: {e}"));
+        let printed = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&printed));
+    };
+    std::fs::write(dir.path().join("alerts.yaml"), manifest["spec"].to_string()).expect("a fresh folder");
+    promtool(&["check", "rules", "alerts.yaml"]);
+    let tests = read("observability/alerts.test.yaml");
+    std::fs::write(dir.path().join("alerts.test.yaml"), tests).expect("a fresh folder");
+    promtool(&["test", "rules", "alerts.test.yaml"]);
+    let rules = manifest["spec"]["groups"][0]["rules"].as_array().expect("a list");
+    for rule in rules {
+        let expression = rule["expr"].as_str().expect("a rule has an expression");
+        // An AlertmanagerConfig routes by the namespace, so an aggregation adds it.
+        let aggregates = expression.contains(" by (");
+        assert!(
+            !aggregates || expression.contains("group_left (namespace)"),
+            "{expression}"
         );
     }
 }

@@ -1,4 +1,9 @@
-//! The manifests of `deploy/`: by the schemas, by a real API server, and what each role lets a real token do.
+//! The manifests of `deploy/`: by the schemas, by a real API server, and what each role lets a real token do. The overlays and
+//! the chart are rendered by kustomize and helm and go through the same API server.
+
+mod chart;
+mod controllers;
+mod overlays;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,9 +24,12 @@ fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
 
-/// The manifests of a file of `deploy/`.
+/// The manifests of a file of `deploy/`, by its name without the folders.
 pub(crate) fn manifests(file: &str) -> Vec<Value> {
-    let path = deploy().join(file);
+    let path = files()
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|name| name == file))
+        .unwrap_or_else(|| panic!("deploy/ has no {file}"));
     let text =
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
     documents(&text)
@@ -35,17 +43,41 @@ pub(crate) fn documents(text: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Every file of `deploy/`, by name.
-fn files() -> Vec<String> {
-    let entries = std::fs::read_dir(deploy()).expect("the checkout can be read");
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.to_lowercase().ends_with(".yaml"))
-        .collect();
-    names.sort();
-    assert!(names.len() > 10, "deploy/ has its manifests: {names:?}");
-    names
+/// Every manifest of `deploy/` and its folders, apart from what kustomize and helm read.
+fn files() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![deploy()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("the checkout can be read") {
+            let path = entry.expect("the checkout can be read").path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if path.is_dir() && name != "chart" {
+                folders.push(path);
+            } else if name.to_lowercase().ends_with(".yaml") && name != "kustomization.yaml" {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(files.len() > 15, "deploy/ has its manifests: {files:?}");
+    files
+}
+
+/// The name of a manifest without the folders.
+fn name_of(file: &Path) -> String {
+    let name = file.file_name().expect("a file has a name");
+    name.to_string_lossy().into_owned()
+}
+
+/// Whether Kubernetes itself knows the kinds of these objects, so that no CRD is needed.
+fn is_built_in(objects: &[Value]) -> bool {
+    objects.iter().all(|object| {
+        let version = object["apiVersion"].as_str().unwrap_or_default();
+        !version.starts_with("monitoring.coreos.com/") && !version.starts_with("gateway.networking.k8s.io/")
+    })
 }
 
 /// Where an object of this kind is applied.
@@ -108,11 +140,8 @@ fn for_namespace(file: &str, namespace: &str) -> Vec<Value> {
 fn every_manifest_is_valid_by_the_schemas_of_kubernetes() {
     let _python = tool_or_skip!("python");
     let validate = tools::path("python").with_file_name("kubernetes-validate");
-    let ours: Vec<PathBuf> = files()
-        .iter()
-        .filter(|file| !["podmonitor.yaml", "servicemonitor.yaml"].contains(&file.as_str()))
-        .map(|file| deploy().join(file))
-        .collect();
+    let mut ours = files();
+    ours.retain(|file| is_built_in(&manifests(&name_of(file))));
     // The oldest Kubernetes that Juju 3.6 is commonly run on, and the one that the other tests run.
     for version in ["1.28", "1.35"] {
         let output = Command::new(&validate)
@@ -129,20 +158,22 @@ fn every_manifest_is_valid_by_the_schemas_of_kubernetes() {
     }
 }
 
-#[tokio::test]
-async fn an_api_server_takes_every_manifest() {
-    let cluster = Cluster::shared().await;
-    let namespace = cluster.namespace().await;
-    let crds = tools::path("prometheus-operator-crds");
-    for kind in ["podmonitors", "servicemonitors"] {
-        let text = std::fs::read_to_string(crds.join(format!("monitoring.coreos.com_{kind}.yaml")))
-            .expect("tools/get fetched it");
+/// Installs the kinds of Prometheus Operator and of the Gateway API that `deploy/` uses.
+async fn install_crds(cluster: &Cluster) {
+    let operator = tools::path("prometheus-operator-crds");
+    let gateway = tools::path("gateway-api-crds");
+    for file in [
+        operator.join("monitoring.coreos.com_podmonitors.yaml"),
+        operator.join("monitoring.coreos.com_servicemonitors.yaml"),
+        operator.join("monitoring.coreos.com_prometheusrules.yaml"),
+        gateway.join("gateway.networking.k8s.io_httproutes.yaml"),
+    ] {
+        let text = std::fs::read_to_string(&file).expect("tools/get fetched it");
         for crd in documents(&text) {
-            let name = crd["metadata"]["name"].clone();
-            apply(cluster, "", &crd, false).await.expect("a CRD is taken");
+            apply(cluster, "", &crd, false).await.expect("a CRD is accepted");
             let path = format!(
                 "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}",
-                name.as_str().expect("a CRD has a name")
+                crd["metadata"]["name"].as_str().expect("a CRD has a name")
             );
             let served = async || {
                 let crd = cluster.request("GET", &path, None).await;
@@ -161,17 +192,24 @@ async fn an_api_server_takes_every_manifest() {
             .await;
         }
     }
-    for file in files() {
+}
+
+#[tokio::test]
+async fn an_api_server_takes_every_manifest() {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace().await;
+    install_crds(cluster).await;
+    for file in files().iter().map(|file| name_of(file)) {
         for object in for_namespace(&file, &namespace) {
-            // What is applied for good is not always what a dry run lets pass, and the other way round.
+            // An object that a dry run accepts can still be refused, and the other way round.
             for dry_run in [true, false] {
-                let answer = apply(cluster, &namespace, &object, dry_run).await;
-                let applied = answer.unwrap_or_else(|e| panic!("{file}: {e}"));
+                let response = apply(cluster, &namespace, &object, dry_run).await;
+                let applied = response.unwrap_or_else(|e| panic!("{file}: {e}"));
                 assert_eq!(applied["metadata"]["name"], object["metadata"]["name"], "{file}");
             }
         }
     }
-    // A field that is none is refused, so that the above means something.
+    // An unknown field is refused, so that the above means something.
     let mut wrong = manifests("deployment.yaml").remove(0);
     wrong["spec"]["template"]["spec"]["containers"][0]["portz"] = json!([]);
     let refused = apply(cluster, &namespace, &wrong, true)
@@ -283,6 +321,30 @@ fn containers() -> [(&'static str, Value); 2] {
     })
 }
 
+#[tokio::test]
+async fn both_workloads_satisfy_the_restricted_pod_security_standard() {
+    let cluster = Cluster::shared().await;
+    let namespace = cluster.namespace().await;
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    cluster
+        .request("PATCH", &format!("/api/v1/namespaces/{namespace}"), Some(&labels))
+        .await;
+    let path = format!("/api/v1/namespaces/{namespace}/pods?dryRun=All");
+    for file in ["deployment.yaml", "statefulset.yaml"] {
+        let template = &manifests(file).remove(0)["spec"]["template"];
+        let mut pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "proxy"}, "spec": template["spec"],
+        });
+        cluster.request("POST", &path, Some(&pod)).await;
+        pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = true.into();
+        let refused = cluster
+            .try_request("POST", &path, Some(&pod))
+            .await
+            .expect_err("the namespace is restricted");
+        assert!(refused.to_string().contains("PodSecurity"), "{file}: {refused}");
+    }
+}
+
 #[test]
 fn the_two_workloads_differ_in_the_shard_alone() {
     let [(_, deployment), (_, mut stateful)] = containers();
@@ -340,6 +402,29 @@ fn every_port_that_is_named_is_one_of_the_container() {
         let backend = &ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"];
         assert_eq!(backend["name"], service["metadata"]["name"]);
         assert_eq!(backend["port"]["number"], number);
+    }
+    for (file, number) in [
+        ("httproute-metrics.yaml", 15090),
+        ("httproute-pebble-metrics.yaml", 38813),
+    ] {
+        let route = manifests(file).remove(0);
+        let rule = &route["spec"]["rules"][0];
+        assert_eq!(rule["backendRefs"][0]["name"], service["metadata"]["name"]);
+        assert_eq!(rule["backendRefs"][0]["port"], number);
+        // One exact path, rewritten to one exact path.
+        assert_eq!(rule["matches"].as_array().map(Vec::len), Some(1), "{file}");
+        assert_eq!(rule["matches"][0]["path"]["type"], "Exact", "{file}");
+        let rewrite = &rule["filters"][0]["urlRewrite"]["path"];
+        assert_eq!(rewrite["type"], "ReplaceFullPath", "{file}");
+        let ingress = manifests(&file.replace("httproute", "ingress")).remove(0);
+        let target = &ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/rewrite-target"];
+        assert_eq!(&rewrite["replaceFullPath"], target, "{file}");
+        assert!(
+            ingress["spec"]["tls"]
+                .as_array()
+                .is_some_and(|tls| !tls.is_empty()),
+            "{file}"
+        );
     }
     for file in ["networkpolicy.yaml", "podmonitor.yaml", "servicemonitor.yaml"] {
         let mut named = Vec::new();
