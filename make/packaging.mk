@@ -23,10 +23,10 @@ test-real: tools ## Tests of over a minute on real parts: the workloads with Kub
 
 .PHONY: spread-bin
 spread-bin:
-	@$(CARGO) build --quiet --locked --bin metrics-proxy
 	@mkdir -p spread/.bin
-	@install -m 0755 "$$($(CARGO) metadata --format-version=1 --no-deps | python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/debug/metrics-proxy" spread/.bin/metrics-proxy
-	@for version in 1.26 1.32; do install -m 0755 "$$(tools/get pebble-$$version)" spread/.bin/pebble-$$version; done
+	@# Static: the machines of spread may have an older libc than this one.
+	@install -m 0755 "$$(tools/release "$$(uname -m)")" spread/.bin/metrics-proxy
+	@for version in 1.19 1.26 1.32; do install -m 0755 "$$(tools/get pebble-$$version)" spread/.bin/pebble-$$version; done
 
 .PHONY: spread
 spread: spread-bin ## The tasks of spread/: by spread where it is on PATH (BACKEND=lxd or adhoc), else by its stand-in

@@ -47,6 +47,7 @@ fn every_task_passes_in_the_stand_in_for_spread() {
         std::os::unix::fs::symlink(from, dir.path().join(name)).expect("a fresh folder can be written");
     };
     link(PROGRAM.into(), "metrics-proxy");
+    link(tools::path("pebble-1.19"), "pebble-1.19");
     link(tools::path("pebble-1.26"), "pebble-1.26");
     link(tools::path("pebble-1.32"), "pebble-1.32");
     let mut command = Command::new(tools::path("python"));
@@ -61,8 +62,8 @@ fn every_task_passes_in_the_stand_in_for_spread() {
     let mut runner = Process::spawn("spread-runner", command, &dir.path().join("log"));
     let status = runner.wait(Duration::from_mins(5));
     assert!(status.success(), "{}", runner.log());
-    let n = tasks("spread/tasks").len() * 2;
-    assert!(n >= 14);
+    let n = tasks("spread/tasks").len() * 3;
+    assert!(n >= 21);
     assert!(
         runner.log().contains(&format!("{n} of {n} passed")),
         "{}",
@@ -119,7 +120,7 @@ fn plain_spread_knows_every_field() {
     let backends = project["backends"].as_object().expect("a map");
     assert_eq!(
         backends.keys().map(String::as_str).collect::<Vec<_>>(),
-        ["adhoc", "lxd"]
+        ["adhoc", "juju", "lxd"]
     );
     // `-reuse -resend` removes the remote path: on this machine it must never be the checkout.
     assert!(
