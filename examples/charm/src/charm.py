@@ -225,6 +225,8 @@ class MetricsProxyCharm(ops.CharmBase):
         }
         if config.scrape_timeout:
             environment["SCRAPE_TIMEOUT"] = config.scrape_timeout
+        if config.default_port:
+            environment["METRICS_PROXY_DEFAULT_PORT"] = config.default_port
         if config.namespace_list:
             environment["METRICS_PROXY_NAMESPACE"] = ",".join(config.namespace_list)
         if config.metrics_secret_id is not None:

@@ -23,6 +23,7 @@ class Config:
     pod_label_selector: str = ""
     namespaces: str = ""
     discover: str = "pods"
+    default_port: str = ""
     scrape_interval: str = ""
     scrape_timeout: str = ""
     external_labels: str = ""
@@ -33,6 +34,7 @@ class Config:
         problems = [
             *(f"namespaces: {name!r} is not the name of a namespace" for name in self._odd_namespaces()),
             *(f"discover: {name!r} is not one of {', '.join(SOURCES)}" for name in self._odd_sources()),
+            *self._port_problems(),
             *self._duration_problems(),
             *self._label_problems(),
         ]
@@ -59,6 +61,13 @@ class Config:
 
     def _odd_sources(self) -> list[str]:
         return [name for name in self.source_list if name not in SOURCES]
+
+    def _port_problems(self) -> list[str]:
+        text = self.default_port
+        is_number = text.isascii() and text.isdigit() and 0 < int(text) < 65536
+        if text in ("", "declared") or is_number:
+            return []
+        return [f"default-port: {text!r} is not a port and not `declared`"]
 
     def _duration_problems(self) -> list[str]:
         problems = []

@@ -19,6 +19,7 @@ def test_durations_are_those_that_prometheus_and_the_program_read(text, expected
     [
         ({"namespaces": "shop, Web"}, "namespaces: 'Web' is not the name of a namespace"),
         ({"discover": "pods,nodes"}, "discover: 'nodes' is not one of pods, services, podmonitors, servicemonitors"),
+        ({"default_port": "65536"}, "default-port: '65536' is not a port and not `declared`"),
         ({"scrape_interval": "soon"}, "scrape-interval: 'soon' is not a duration such as 30s, 1m30s or 500ms"),
         ({"scrape_timeout": "9"}, "scrape-timeout: '9' is not a duration such as 30s, 1m30s or 500ms"),
         ({"scrape_timeout": "2m"}, "scrape-timeout: 2m is longer than the interval, 1m"),
@@ -57,11 +58,12 @@ def test_every_option_has_a_field_and_the_same_default():
 
 def test_lists_reach_the_service():
     ctx = context()
-    options = {"namespaces": " shop , web ", "discover": "pods, services"}
+    options = {"namespaces": " shop , web ", "discover": "pods, services", "default-port": "declared"}
     out = ctx.run(ctx.on.config_changed(), state(config={**SELECTOR, **options}))
     environment = service(out).environment
     assert environment["METRICS_PROXY_NAMESPACE"] == "shop,web"
     assert environment["METRICS_PROXY_DISCOVER"] == "pods,services"
+    assert environment["METRICS_PROXY_DEFAULT_PORT"] == "declared"
 
 
 def test_a_mistake_blocks_and_changes_nothing():
