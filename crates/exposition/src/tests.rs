@@ -9,7 +9,7 @@ pub(super) const OM: &str = "application/openmetrics-text; version=1.0.0; charse
 pub(super) const P2: &str = "Prometheus/2.42.0";
 pub(super) const P3: &str = "Prometheus/3.16.0";
 
-/// An answer in text for a client that is nobody in particular.
+/// A response in text for a client of which nothing is known.
 pub(super) fn text() -> OutputFormat {
     OutputFormat::new(Format::Text, Escaping::Underscores)
 }
@@ -18,7 +18,7 @@ pub(super) fn open_metrics() -> OutputFormat {
     OutputFormat::new(Format::OpenMetrics, Escaping::Underscores)
 }
 
-/// What a Prometheus of this User-Agent gets; 3 says `escaping=allow-utf-8`.
+/// The response for a Prometheus with this User-Agent. Version 3 sends `escaping=allow-utf-8`.
 pub(super) fn prometheus(agent: &str, format: Format) -> OutputFormat {
     let escaping = if agent == P3 { ";escaping=allow-utf-8" } else { "" };
     let accept = match format {
@@ -39,7 +39,7 @@ pub(super) fn parsed(body: &str) -> Exposition {
     }
 }
 
-/// One part per body: `pod="a"`, `pod="b"`, … and its `up`. A body that is refused is a target that is down.
+/// One target for each body: `pod="a"`, `pod="b"`, … with its `up`, which is 0 if the body is refused.
 pub(super) fn targets(bodies: &[&str]) -> Vec<Input> {
     bodies
         .iter()
@@ -66,9 +66,9 @@ pub(super) fn written(merged: &Merged) -> String {
     String::from_utf8(out).expect("the bodies of these tests are UTF-8")
 }
 
-/// The answer for bare bodies: no labels, no `up`.
-pub(super) fn passed(bodies: &[&str], answer: &OutputFormat) -> String {
-    let parts = bodies
+/// The response for bodies without added labels and without `up`.
+pub(super) fn passed(bodies: &[&str], format: &OutputFormat) -> String {
+    let inputs = bodies
         .iter()
         .map(|body| Input {
             exposition: Some(parsed(body)),
@@ -76,19 +76,19 @@ pub(super) fn passed(bodies: &[&str], answer: &OutputFormat) -> String {
             ..Input::default()
         })
         .collect();
-    written(&merge(parts, answer))
+    written(&merge(inputs, format))
 }
 
 /// Merges targets and compares what is written after the `up` family.
 #[track_caller]
-pub(super) fn check(bodies: &[&str], answer: &OutputFormat, expect: &str) -> Merged {
-    let merged = merge(targets(bodies), answer);
+pub(super) fn check(bodies: &[&str], format: &OutputFormat, expect: &str) -> Merged {
+    let merged = merge(targets(bodies), format);
     let got = written(&merged);
     let rest: String = got
         .split_inclusive('\n')
         .skip_while(|line| line.starts_with("up{") || line.contains(" up "))
         .collect();
-    assert_eq!(rest, expect, "the whole answer:\n{got}");
+    assert_eq!(rest, expect, "the whole response:\n{got}");
     let lines = got.lines().filter(|line| !line.starts_with('#')).count();
     assert_eq!(lines, merged.n_samples(), "samples are counted:\n{got}");
     merged

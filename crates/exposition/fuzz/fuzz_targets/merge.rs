@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use exposition::{OutputFormat, Format, Limits, Input, merge, negotiate, parse};
+use exposition::{Format, Input, Limits, OutputFormat, merge, negotiate, parse};
 use libfuzzer_sys::fuzz_target;
 
 const OPEN_METRICS: &str = "application/openmetrics-text";

@@ -3,7 +3,7 @@
 
 #![no_main]
 
-use exposition::{OutputFormat, Escaping, Exposition, Format, Limits, Input, merge, parse};
+use exposition::{Escaping, Exposition, Format, Input, Limits, OutputFormat, merge, parse};
 use libfuzzer_sys::fuzz_target;
 
 const OPEN_METRICS: &str = "application/openmetrics-text";

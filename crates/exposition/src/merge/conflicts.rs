@@ -41,7 +41,7 @@ impl ConflictKind {
     }
 }
 
-/// A disagreement between targets. It is settled without losing a sample.
+/// A disagreement between targets. No sample is lost by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     /// The family, or the name that several families claim.

@@ -88,8 +88,8 @@ struct OrderCheck<'a> {
     /// How many bounds of the current metric have come, and the last of them.
     n_bounds: usize,
     last_bound: f64,
-    /// Hashes of the metrics so far. If two metrics have one hash, the second looks like one that comes again: the answer
-    /// is then `false`, which is safe.
+    /// Hashes of the metrics so far. If two metrics have one hash, the second looks like one that comes again, and the
+    /// check says `false`, which is safe.
     metrics: HashSet<u64, foldhash::fast::RandomState>,
 }
 
@@ -332,7 +332,7 @@ mod tests {
                 if back {
                     all.reverse();
                 }
-                let all: Vec<&str> = all.into_iter().filter(|part| !part.is_empty()).collect();
+                let all: Vec<&str> = all.into_iter().filter(|labels| !labels.is_empty()).collect();
                 body += &match all.join(",") {
                     none if none.is_empty() => format!("{name} 1\n"),
                     all => format!("{name}{{{all}}} 1\n"),

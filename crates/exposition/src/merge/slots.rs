@@ -7,7 +7,7 @@
 //! ```text
 //! slots          (x, counter)               (x_total, unknown)
 //!                 │                          │
-//! members         x_total ── x_created       x_total               settling moves this member into (x, counter)
+//! members         x_total ── x_created       x_total               joining moves this member into (x, counter)
 //!                 │          │               │
 //! contributions   [p0 p1]    [p1]            [p2]                  ranges of one vector
 //! ```

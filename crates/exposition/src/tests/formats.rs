@@ -5,12 +5,12 @@ use super::*;
 
 #[track_caller]
 fn accepts(body: &str, expect: &str) {
-    let answer = if body.ends_with("# EOF\n") {
+    let format = if body.ends_with("# EOF\n") {
         open_metrics()
     } else {
         text()
     };
-    assert_eq!(passed(&[body], &answer), expect, "{body:?}");
+    assert_eq!(passed(&[body], &format), expect, "{body:?}");
 }
 
 /// A body is refused, and the refusal names the line and the reason.
@@ -118,11 +118,11 @@ fn text_byte_order_mark() {
 fn text_invalid_utf8() {
     refuses(b"a{b=\"\xff\"} 1\n", 1, VALUE_NOT_UTF8);
     refuses(b"# HELP a \xff\na 1\n", 1, "the help text is not UTF-8");
-    let body = b"# plain \xff\na{b=\"\xc3\xa9\"} 1\na{b=\"x\"} 1\n".to_vec();
+    let body = b"# comment \xff\na{b=\"\xc3\xa9\"} 1\na{b=\"x\"} 1\n".to_vec();
     let exposition = parse(body, None, &Limits::default()).expect("only a comment is not UTF-8");
     assert_eq!(exposition.n_samples(), 2);
     refuses(
-        b"# plain \xff\na{b=\"x\"} 1\na{b=\"\xff\"} 1\n",
+        b"# comment \xff\na{b=\"x\"} 1\na{b=\"\xff\"} 1\n",
         3,
         VALUE_NOT_UTF8,
     );
@@ -291,7 +291,7 @@ fn text_empty_value_means_absent() {
 }
 
 #[test]
-fn text_doubles_the_first_wins() {
+fn text_duplicates_the_first_is_kept() {
     accepts(
         "a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\"} 2\na{x=\"1\",y=\"2\"} 3\na{\"x\"=\"1\",y=\"2\"} 4\n",
         &format!("{A}a{{x=\"1\",y=\"2\"}} 1\n"),
@@ -333,7 +333,7 @@ fn text_a_refusal_names_line_and_excerpt() {
 }
 
 #[test]
-fn openmetrics_has_no_slack() {
+fn openmetrics_allows_no_other_spelling() {
     for (bad, reason) in [
         ("a  1\n# EOF\n", "no value after one space"),
         ("a\t1\n# EOF\n", "no value after one space"),

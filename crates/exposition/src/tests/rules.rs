@@ -274,7 +274,7 @@ fn duplicates_made_by_renaming() {
 
 #[test]
 fn duplicates_between_inputs_with_equal_labels() {
-    let part = |body: &str, labels: &[(&str, &str)]| Input {
+    let input = |body: &str, labels: &[(&str, &str)]| Input {
         labels: labels
             .iter()
             .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
@@ -284,10 +284,10 @@ fn duplicates_between_inputs_with_equal_labels() {
     };
     let merged = merge(
         vec![
-            part("a{x=\"1\",y=\"2\"} 1\n", &[("pod", "p")]),
-            part("a{x=\"1\"} 1\n", &[("pod", "q")]),
-            part("a{y=\"2\",x=\"1\"} 2\na 3\n", &[("pod", "p")]),
-            part("a{pod=\"p\"} 4\n", &[]),
+            input("a{x=\"1\",y=\"2\"} 1\n", &[("pod", "p")]),
+            input("a{x=\"1\"} 1\n", &[("pod", "q")]),
+            input("a{y=\"2\",x=\"1\"} 2\na 3\n", &[("pod", "p")]),
+            input("a{pod=\"p\"} 4\n", &[]),
         ],
         &text(),
     );
@@ -299,13 +299,13 @@ fn duplicates_between_inputs_with_equal_labels() {
 
 #[test]
 fn added_labels_are_escaped() {
-    let part = Input {
+    let input = Input {
         labels: vec![("pod".to_owned(), "a\\b\"c\nd".to_owned())],
         up: Some(true),
         exposition: Some(parsed("a {x=\"}\"} 1\n{\"u\",l=\"{\"} 2\n")),
         own: false,
     };
-    let got = written(&merge(vec![part], &text()));
+    let got = written(&merge(vec![input], &text()));
     let added = "pod=\"a\\\\b\\\"c\\nd\"";
     assert!(
         got.ends_with(&format!(
@@ -336,15 +336,15 @@ fn up_belongs_to_the_proxy() {
 
 #[test]
 fn own_names_are_renamed_in_targets() {
-    let mut parts = targets(&["# TYPE metrics_proxy_x gauge\nmetrics_proxy_x 1\n"]);
-    parts.push(Input {
+    let mut inputs = targets(&["# TYPE metrics_proxy_x gauge\nmetrics_proxy_x 1\n"]);
+    inputs.push(Input {
         exposition: Some(parsed(
             "# TYPE metrics_proxy_x counter\nmetrics_proxy_x_total 2\n# EOF\n",
         )),
         own: true,
         ..Input::default()
     });
-    let got = written(&merge(parts, &text()));
+    let got = written(&merge(inputs, &text()));
     assert!(
         got.ends_with(
             "# TYPE exported_metrics_proxy_x gauge\nexported_metrics_proxy_x{pod=\"a\"} 1\n\
