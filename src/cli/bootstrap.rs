@@ -22,7 +22,7 @@ pub(crate) struct BootstrapArgs {
 /// Installs, or shows what that would be. Exit code 0.
 ///
 /// # Errors
-/// Where Pebble is not there, does not let us, or cannot start the service.
+/// Where Pebble cannot be reached, denies the request, or cannot start the service.
 pub(crate) async fn run(args: &BootstrapArgs, config: Config) -> anyhow::Result<u8> {
     let installed = commands::install(&config.pebble, &config.listen, args.print).await?;
     print(args.output, &installed, text)?;

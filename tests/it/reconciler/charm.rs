@@ -1,4 +1,4 @@
-//! A charm around us: the layer that the istio-k8s charm adds, replans during a rotation, and the charm's own client.
+//! A charm beside the proxy: the layer of the istio-k8s charm, replans during a rotation, and the client that charms use.
 
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -23,12 +23,12 @@ fn istio_layer(selector: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_istio_charm_drives_us_on_pebble_1_26() {
+async fn the_istio_charm_drives_the_proxy_on_pebble_1_26() {
     drive(VERSIONS[0]).await;
 }
 
 #[tokio::test]
-async fn the_istio_charm_drives_us_on_pebble_1_32() {
+async fn the_istio_charm_drives_the_proxy_on_pebble_1_32() {
     drive(VERSIONS[1]).await;
 }
 
@@ -139,7 +139,7 @@ async fn twenty_replans_during_a_rotation_disturb_nothing() {
         assert!(!rig.works("alice", "one").await);
         assert_eq!(rig.pid().await, pid, "never restarted");
         assert_eq!(rig.identity_writes(), 2);
-        // A replan that asks for it does restart us, and ends well: we stop in time and the port is free.
+        // A replan with another environment restarts the proxy: it stops in time, and the port is free.
         let layer =
             "services:\n  metrics-proxy:\n    override: merge\n    environment:\n      ASKED: 'yes'\n";
         for _ in 0..3 {
@@ -159,7 +159,7 @@ async fn twenty_replans_during_a_rotation_disturb_nothing() {
     }
 }
 
-/// What a charm's hook would do and ask, in Python, with the package that charms use.
+/// A charm's hook in Python, with the package that charms use.
 #[tokio::test]
 async fn the_charms_own_client_agrees() {
     let _python = tool_or_skip!("python");
@@ -171,7 +171,7 @@ async fn the_charms_own_client_agrees() {
         rig.wait_readyz("ready").await;
         rig.push_pair("", "one");
         rig.wait_readyz("secret: username empty; set one").await;
-        rig.looks(1).await;
+        rig.passes(1).await;
         let socket = rig.pebble.socket();
         let python = tools::path("python");
         let output = tokio::task::spawn_blocking(move || {

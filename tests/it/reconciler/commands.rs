@@ -10,13 +10,13 @@ use crate::support::pebble::{Options, Pebble, VERSIONS};
 use crate::support::process::{self, wait_for};
 use crate::support::tools::tool_or_skip;
 
-struct Said {
+struct Finished {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-impl Said {
+impl Finished {
     #[track_caller]
     fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
@@ -35,7 +35,7 @@ impl Said {
     }
 }
 
-async fn say(pebble: &Pebble, args: &[&str], input: &str) -> Said {
+async fn run(pebble: &Pebble, args: &[&str], input: &str) -> Finished {
     let socket = pebble.socket().display().to_string();
     let (args, input): (Vec<String>, String) = (
         args.iter().map(|arg| (*arg).to_owned()).collect(),
@@ -47,7 +47,7 @@ async fn say(pebble: &Pebble, args: &[&str], input: &str) -> Said {
     })
     .await
     .expect("it does not panic");
-    Said {
+    Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -55,20 +55,20 @@ async fn say(pebble: &Pebble, args: &[&str], input: &str) -> Said {
 }
 
 #[tokio::test]
-async fn identities_are_set_seen_and_removed_by_hand() {
+async fn identities_are_set_shown_and_removed() {
     for version in VERSIONS {
         let pebble = Pebble::start(version, &[], Options::default()).await;
         assert_eq!(
-            say(&pebble, &["identity", "set", "alice"], "one\n").await.ok(),
+            run(&pebble, &["identity", "set", "alice"], "one\n").await.ok(),
             "alice: created\n"
         );
         assert!(works(&pebble, "alice", "one").await);
         assert_eq!(names(&pebble).await, ["@_alice", "alice"]);
         assert_eq!(
-            say(&pebble, &["identity", "set", "alice"], "one").await.ok(),
+            run(&pebble, &["identity", "set", "alice"], "one").await.ok(),
             "alice: unchanged\n"
         );
-        let again = say(
+        let again = run(
             &pebble,
             &["identity", "set", "alice", "--output", "json"],
             "two\n",
@@ -77,26 +77,26 @@ async fn identities_are_set_seen_and_removed_by_hand() {
         assert_eq!(again.json(), json!({"result": "rotated", "usernames": ["alice"]}));
         assert!(works(&pebble, "alice", "two").await);
         assert!(!works(&pebble, "alice", "one").await);
-        say(&pebble, &["identity", "set", "bob"], "three\n").await.ok();
-        // Somebody else's.
+        run(&pebble, &["identity", "set", "bob"], "three\n").await.ok();
+        // Of another writer.
         let body = json!({"action": "add", "identities": {
             "carol": {"access": "metrics", "basic": {"password": "!"}},
             "dora": {"access": "admin", "local": {"user-id": 4711}},
         }});
         pebble.api_post("/v1/identities", &body).await;
-        say(&pebble, &["identity", "set", "carol"], "x")
+        run(&pebble, &["identity", "set", "carol"], "x")
             .await
             .fails("has no owner marker of metrics-proxy; --adopt-identity takes it over");
-        say(&pebble, &["identity", "set", "dora", "--adopt-identity"], "x")
+        run(&pebble, &["identity", "set", "dora", "--adopt-identity"], "x")
             .await
             .fails("has other access than metrics");
-        say(&pebble, &["identity", "remove", "carol"], "")
+        run(&pebble, &["identity", "remove", "carol"], "")
             .await
             .fails("has no owner marker of metrics-proxy");
-        say(&pebble, &["identity", "remove", "nobody"], "")
+        run(&pebble, &["identity", "remove", "nobody"], "")
             .await
             .fails("there is no such identity");
-        let status = say(&pebble, &["identity", "status"], "").await.ok();
+        let status = run(&pebble, &["identity", "status"], "").await.ok();
         assert!(status.contains("Secret:   none\n"), "{status}");
         assert!(
             status.contains(
@@ -106,19 +106,19 @@ async fn identities_are_set_seen_and_removed_by_hand() {
             "{status}"
         );
         assert_eq!(
-            say(&pebble, &["identity", "remove", "alice"], "").await.ok(),
+            run(&pebble, &["identity", "remove", "alice"], "").await.ok(),
             "alice: removed\n"
         );
         assert_eq!(names(&pebble).await, ["@_bob", "bob", "carol", "dora"]);
         assert_eq!(
-            say(&pebble, &["identity", "remove"], "").await.ok(),
+            run(&pebble, &["identity", "remove"], "").await.ok(),
             "bob: removed\n"
         );
         assert_eq!(
-            say(&pebble, &["identity", "remove"], "").await.ok(),
+            run(&pebble, &["identity", "remove"], "").await.ok(),
             "no identity of metrics-proxy is there\n"
         );
-        let adopted = say(&pebble, &["identity", "set", "carol", "--adopt-identity"], "four").await;
+        let adopted = run(&pebble, &["identity", "set", "carol", "--adopt-identity"], "four").await;
         assert_eq!(adopted.ok(), "carol: adopted\n");
         assert!(works(&pebble, "carol", "four").await);
         assert_eq!(names(&pebble).await, ["@_carol", "carol", "dora"]);
@@ -135,7 +135,7 @@ async fn only_identities_with_metrics_access_are_removed() {
         "carol": {"access": "metrics", "basic": {"password": "!"}},
     }});
     pebble.api_post("/v1/identities", &body).await;
-    say(&pebble, &["identity", "remove", "charm", "--adopt-identity"], "")
+    run(&pebble, &["identity", "remove", "charm", "--adopt-identity"], "")
         .await
         .fails("cannot remove charm: it has other access than metrics");
     let socket = pebble.socket().display().to_string();
@@ -151,7 +151,7 @@ async fn only_identities_with_metrics_access_are_removed() {
         "{stderr}"
     );
     assert_eq!(names(&pebble).await, ["carol", "charm"]);
-    say(&pebble, &["identity", "remove", "carol", "--adopt-identity"], "")
+    run(&pebble, &["identity", "remove", "carol", "--adopt-identity"], "")
         .await
         .ok();
     assert_eq!(names(&pebble).await, ["charm"]);
@@ -164,7 +164,7 @@ async fn commands_use_the_settings_of_the_service_in_the_plan() {
         let rig = Rig::start(version, Setup::default()).await;
         rig.push("username: alice\n");
         rig.wait_readyz("secret: password missing; add that key").await;
-        let status = say(&rig.pebble, &["identity", "status"], "").await;
+        let status = run(&rig.pebble, &["identity", "status"], "").await;
         assert_eq!(status.code, Some(1), "{}", status.stdout);
         assert!(
             status
@@ -181,12 +181,12 @@ async fn commands_use_the_settings_of_the_service_in_the_plan() {
             "{}",
             status.stderr
         );
-        let targets = say(&rig.pebble, &["targets", "--output", "json"], "").await;
+        let targets = run(&rig.pebble, &["targets", "--output", "json"], "").await;
         assert!(targets.stderr.contains("PORT"), "{}", targets.stderr);
         targets.json();
         // A flag wins.
         let missing = rig.pebble.scratch().join("nothing").display().to_string();
-        let status = say(&rig.pebble, &["identity", "status", "--secret", &missing], "").await;
+        let status = run(&rig.pebble, &["identity", "status", "--secret", &missing], "").await;
         assert!(status.stdout.contains("Secret:   absent\n"), "{}", status.stdout);
         // A second service of this program makes it ambiguous.
         let layer = format!(
@@ -194,7 +194,7 @@ async fn commands_use_the_settings_of_the_service_in_the_plan() {
             app::PROGRAM
         );
         rig.pebble.add_layer("second", true, &layer).await;
-        let ambiguous = say(&rig.pebble, &["identity", "status"], "").await;
+        let ambiguous = run(&rig.pebble, &["identity", "status"], "").await;
         assert_eq!(ambiguous.code, Some(2));
         assert!(
             ambiguous
@@ -203,7 +203,7 @@ async fn commands_use_the_settings_of_the_service_in_the_plan() {
             "{}",
             ambiguous.stderr
         );
-        let chosen = say(
+        let chosen = run(
             &rig.pebble,
             &["identity", "status", "--service", "metrics-proxy"],
             "",
@@ -266,7 +266,7 @@ def ask(first, second):
             break
         seen += read
         if answers and seen.endswith(answers[0][0]):
-            # The prompt comes a moment before the echo goes; nobody types that fast.
+            # The prompt is printed a moment before the echo is switched off.
             while termios.tcgetattr(terminal)[3] & termios.ECHO:
                 time.sleep(0.001)
             os.write(terminal, answers.pop(0)[1] + b"\n")
@@ -294,7 +294,7 @@ assert code == 1 and b"the two passwords differ" in seen and b"hunter" not in se
 }
 
 #[tokio::test]
-async fn bad_passwords_and_names_are_refused_by_hand() {
+async fn bad_passwords_and_names_are_refused() {
     let pebble = Pebble::start(VERSIONS[1], &[], Options::default()).await;
     for (name, password, words) in [
         ("alice", "", "password empty"),
@@ -304,7 +304,7 @@ async fn bad_passwords_and_names_are_refused_by_hand() {
         ("charm", "x", "username charm is Juju's own"),
         ("a.b", "x", "use username"),
     ] {
-        say(&pebble, &["identity", "set", name], password)
+        run(&pebble, &["identity", "set", name], password)
             .await
             .fails(words);
     }
@@ -312,16 +312,16 @@ async fn bad_passwords_and_names_are_refused_by_hand() {
 }
 
 #[tokio::test]
-async fn a_hash_by_hand_is_one_that_pebble_verifies() {
+async fn a_printed_hash_is_one_that_pebble_verifies() {
     for version in VERSIONS {
         let pebble = Pebble::start(version, &[], Options::default()).await;
-        let hash = say(&pebble, &["identity", "hash"], "one\n").await.ok();
+        let hash = run(&pebble, &["identity", "hash"], "one\n").await.ok();
         let body = json!({"action": "add", "identities": {
             "alice": {"access": "metrics", "basic": {"password": hash.trim_end()}},
         }});
         pebble.api_post("/v1/identities", &body).await;
         assert!(works(&pebble, "alice", "one").await);
-        let json = say(&pebble, &["identity", "hash", "--output", "json"], "one")
+        let json = run(&pebble, &["identity", "hash", "--output", "json"], "one")
             .await
             .json();
         assert!(
@@ -333,13 +333,13 @@ async fn a_hash_by_hand_is_one_that_pebble_verifies() {
 
 /// The service removes what came from its secret, and nothing that a person set.
 #[tokio::test]
-async fn what_was_set_by_hand_outlives_the_secret() {
+async fn what_a_command_has_set_outlives_the_secret() {
     let rig = Rig::start(VERSIONS[0], Setup::default()).await;
-    say(&rig.pebble, &["identity", "set", "byhand"], "one").await.ok();
+    run(&rig.pebble, &["identity", "set", "byhand"], "one").await.ok();
     rig.push_pair("alice", "two");
     rig.wait_works("alice", "two").await;
     let secret = rig.secret().display().to_string();
-    let status = say(
+    let status = run(
         &rig.pebble,
         &["identity", "status", "--secret", &secret, "--output", "json"],
         "",
@@ -355,29 +355,29 @@ async fn what_was_set_by_hand_outlives_the_secret() {
             {"name": "byhand", "access": "metrics", "owner": "by-hand"},
         ])
     );
-    say(&rig.pebble, &["identity", "set", "alice"], "three")
+    run(&rig.pebble, &["identity", "set", "alice"], "three")
         .await
         .fails("it comes from the mounted secret");
     push(&rig.pebble.scratch().join("other"), &pair("alice", "wrong"));
     let other = rig.pebble.scratch().join("other").display().to_string();
-    let status = say(&rig.pebble, &["identity", "status", "--secret", &other], "").await;
+    let status = run(&rig.pebble, &["identity", "status", "--secret", &other], "").await;
     assert_eq!(status.code, Some(1));
     assert!(
         status.stdout.contains("Secret:   alice, not in force\n"),
         "{}",
         status.stdout
     );
-    std::fs::remove_file(rig.secret()).expect("our own folder");
+    std::fs::remove_file(rig.secret()).expect("a folder of this test");
     rig.wait("the secret's identity goes", async || {
         (rig.names().await == ["@_byhand", "byhand"]).then_some(())
     })
     .await;
-    rig.looks(3).await;
+    rig.passes(3).await;
     assert!(rig.works("byhand", "one").await);
 }
 
 #[tokio::test]
-async fn no_pebble_is_said() {
+async fn a_missing_pebble_is_named() {
     let output = tokio::task::spawn_blocking(|| {
         let env = [("PEBBLE_SOCKET", "/nonexistent/.pebble.socket")];
         (
@@ -424,12 +424,12 @@ async fn bootstrap_installs_service_and_checks_and_starts_it() {
         let pebble = Pebble::start(version, &[], options).await;
         let port = process::free_port().to_string();
         let args = ["bootstrap", "--port", &port, "--output", "json"];
-        let shown = say(&pebble, &[args.as_slice(), &["--print"]].concat(), "")
+        let shown = run(&pebble, &[args.as_slice(), &["--print"]].concat(), "")
             .await
             .json();
         assert_eq!(shown["done"], false);
         assert_eq!(pebble.plan().await, json!({}), "only shown");
-        let installed = say(&pebble, &args, "").await.json();
+        let installed = run(&pebble, &args, "").await.json();
         assert_eq!(installed["done"], true);
         assert_eq!(installed["tasks"], shown["tasks"]);
         let actions: Vec<_> = shown["tasks"]
@@ -449,12 +449,12 @@ async fn bootstrap_installs_service_and_checks_and_starts_it() {
         })
         .await;
         let pid = pebble.service_pid("metrics-proxy").expect("it runs");
-        let again = say(&pebble, &args, "").await.json();
+        let again = run(&pebble, &args, "").await.json();
         assert_eq!(
             again["tasks"],
             json!([{"action": "keep-service", "service": "metrics-proxy"}])
         );
-        let text = say(&pebble, &["bootstrap", "--port", &port], "").await.ok();
+        let text = run(&pebble, &["bootstrap", "--port", &port], "").await.ok();
         assert!(text.contains("# Nothing to do"), "{text}");
         assert_eq!(pebble.service_pid("metrics-proxy"), Some(pid));
         assert_eq!(
@@ -471,14 +471,14 @@ async fn bootstrap_keeps_the_charms_service() {
     let pebble = Pebble::start(VERSIONS[0], &[], Options::default().hold()).await;
     let charms = "services:\n  metrics-proxy:\n    override: replace\n    command: sleep 1000\n    startup: disabled\n";
     pebble.add_layer("metrics-proxy", true, charms).await;
-    say(&pebble, &["bootstrap"], "").await.ok();
+    run(&pebble, &["bootstrap"], "").await.ok();
     let plan = pebble.plan().await;
     assert_eq!(plan["services"]["metrics-proxy"]["command"], "sleep 1000");
     assert_eq!(pebble.service_state("metrics-proxy").await, "active");
     assert_eq!(plan["checks"].as_object().map(serde_json::Map::len), Some(3));
     let later = "checks:\n  metrics-proxy-alive:\n    override: replace\n    exec: {command: 'true'}\n";
     pebble.add_layer("later", true, later).await;
-    say(&pebble, &["bootstrap"], "")
+    run(&pebble, &["bootstrap"], "")
         .await
         .fails("a later layer of the plan defines checks of the same names: metrics-proxy-alive");
 }

@@ -81,7 +81,8 @@ async fn a_socket_of_another_user_gets_no_credential() {
     let folder = dir.path().join("open");
     std::fs::create_dir(&folder).expect("a fresh folder can be written");
     for path in [dir.path(), &folder] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("our own folder");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))
+            .expect("a folder of this test");
     }
     let (socket, requests) = (folder.join("socket"), folder.join("requests"));
     let mut command = Command::new(python);
@@ -134,7 +135,7 @@ async fn a_socket_out_of_reach_is_named() {
     rig.push_pair("alice", "one");
     // Reached at first, since the rig opens the folder; then as `--create-dirs` makes it.
     std::fs::set_permissions(rig.pebble.dir(), std::fs::Permissions::from_mode(0o700))
-        .expect("our own folder");
+        .expect("a folder of this test");
     rig.wait("permission denied", async || {
         let body = rig.readyz("?verbose").await;
         let note = format!(
@@ -161,7 +162,8 @@ async fn a_secret_out_of_reach_names_the_user() {
     };
     let rig = Rig::start(VERSIONS[0], setup).await;
     rig.push_pair("alice", "one");
-    std::fs::set_permissions(rig.secret(), std::fs::Permissions::from_mode(0o600)).expect("our own folder");
+    std::fs::set_permissions(rig.secret(), std::fs::Permissions::from_mode(0o600))
+        .expect("a folder of this test");
     let line = "[bad] secret: permission denied for uid 65534; let it read the files\n";
     rig.wait("the user", async || {
         rig.readyz("?verbose").await.contains(line).then_some(())

@@ -1,5 +1,5 @@
-//! Killed between any two steps: a socket in between counts our requests to Pebble and kills us at each in turn, before
-//! Pebble has it and after Pebble has answered it. Whatever is left, the next start finishes the work.
+//! Killed between any two steps: a socket in between counts the requests to Pebble and kills the proxy at each in turn,
+//! before Pebble gets it and after Pebble has responded. Whatever is left, the next start finishes the work.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::support::process::{self, Process, wait_for};
 /// Where to kill.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum At {
-    /// Pebble never hears of the request.
+    /// Pebble never gets the request.
     Before(usize),
-    /// We never hear of the answer.
+    /// The proxy never gets the response.
     After(usize),
     /// Nowhere; the connection of this request is closed without a response.
     Broken(usize),
-    /// Nowhere; but hashes become such as Pebble never verifies.
+    /// Nowhere; hashes are changed so that Pebble never verifies them.
     Spoil,
 }
 
@@ -63,7 +63,7 @@ impl Drop for Between {
     }
 }
 
-/// One connection is one request: our client keeps none.
+/// One connection is one request: the client keeps no connection.
 async fn hand_on(
     mut client: UnixStream,
     pebble: &Path,
@@ -74,7 +74,7 @@ async fn hand_on(
     let mut request = vec![0; 64 << 10];
     let read = client.read(&mut request).await?;
     if read == 0 {
-        // Somebody asked the kernel who listens.
+        // The proxy asked the kernel which process listens.
         return Ok(());
     }
     let number = counter.fetch_add(1, Ordering::Relaxed);
@@ -94,13 +94,13 @@ async fn hand_on(
         }
     }
     server.write_all(&request[..read]).await?;
-    let mut answer = vec![0; 64 << 10];
-    let first = server.read(&mut answer).await?;
+    let mut response = vec![0; 64 << 10];
+    let first = server.read(&mut response).await?;
     if matches!(at, At::After(n) if n == number) {
         let _ = tell.send(()).await;
         return std::future::pending().await;
     }
-    client.write_all(&answer[..first]).await?;
+    client.write_all(&response[..first]).await?;
     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
     Ok(())
 }
@@ -200,16 +200,16 @@ async fn drop_when_works(pebble: &Pebble, secret: &Path, port: u16, credential: 
     process.kill();
 }
 
-/// Waits until the credential works and no request of the number to kill at has come for a few looks.
+/// Waits until the credential works and no request of the number to kill at has come for a few passes.
 async fn quiet(pebble: &Pebble, credential: (&str, &str), requests: &AtomicUsize, at: At) {
     let (At::Before(n) | At::After(n)) = at else {
-        unreachable!("nobody waits for the end of a spoiled life");
+        unreachable!("only a test that kills waits for this");
     };
     wait_for("the credential works", LIMIT, String::new, async || {
         works(pebble, credential.0, credential.1).await.then_some(())
     })
     .await;
-    // A look makes two requests at least: with 64 to come to, a few looks are not enough to reach `n`.
+    // A pass makes two requests at least: a few passes are not enough to reach an `n` of 64.
     let until = requests.load(Ordering::Relaxed) + 1;
     while requests.load(Ordering::Relaxed) < until || n < requests.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,5 +1,5 @@
-//! One life of an identity, from no secret to no secret, on one Pebble: after each step which credentials work, what
-//! `/readyz` says, which identities there are, and how many writes it took.
+//! The life of an identity, from no secret to no secret, on one Pebble: after each step which credentials work, what
+//! `/readyz` says, which identities exist, and how many writes that took.
 
 use std::time::{Duration, Instant};
 
@@ -15,19 +15,19 @@ enum Act {
     Push(String),
     /// The secret is two files, the second pushed 300 ms after the first.
     TwoWrites(&'static str, &'static str),
-    /// The secret goes.
+    /// The secret is removed.
     Remove,
-    /// Somebody else changes identities.
-    Meddle(serde_json::Value),
+    /// Another writer changes identities.
+    ByAnother(serde_json::Value),
     /// SIGKILL to the service's process; Pebble starts it again.
-    KillUs,
+    KillProxy,
     /// Pebble is stopped and started.
     RestartPebble,
-    /// Pebble is killed with SIGKILL, alone, and started: we are an orphan that must go.
+    /// Pebble alone is killed with SIGKILL, and started: the proxy is an orphan and has to exit.
     KillPebble,
 }
 
-/// What is to be seen then.
+/// The state after it.
 struct After {
     works: Option<(&'static str, &'static str)>,
     fails: &'static [(&'static str, &'static str)],
@@ -35,7 +35,7 @@ struct After {
     /// The first bytes of what `pebble checks` shows for the identity check; `-` where it is up.
     check: &'static str,
     names: &'static [&'static str],
-    /// Identity writes that are ours.
+    /// Writes of identities by the proxy.
     writes: usize,
 }
 
@@ -60,7 +60,7 @@ const DORA: After = After {
     ..GOOD
 };
 
-/// What works goes on working, and the reason is to be seen.
+/// What works still works, and the reason is shown.
 fn refused(reason: &'static str) -> After {
     After {
         readyz: reason,
@@ -207,8 +207,8 @@ fn secrets_are_refused() -> Chapter {
 fn others_meddle_and_processes_die() -> Chapter {
     vec![
         (
-            "somebody deletes the identity",
-            Act::Meddle(json!({"dora": null})),
+            "another writer deletes the identity",
+            Act::ByAnother(json!({"dora": null})),
             After {
                 works: Some(("dora", "five")),
                 names: &["@dora", "dora"],
@@ -217,8 +217,8 @@ fn others_meddle_and_processes_die() -> Chapter {
             },
         ),
         (
-            "somebody changes the password",
-            Act::Meddle(
+            "another writer changes the password",
+            Act::ByAnother(
                 json!({"dora": {"access": "metrics", "basic": {"password": "$6$0123456789abcdef$x"}}}),
             ),
             After {
@@ -229,8 +229,10 @@ fn others_meddle_and_processes_die() -> Chapter {
             },
         ),
         (
-            "somebody gives it admin access",
-            Act::Meddle(json!({"dora": {"access": "admin", "basic": {"password": "$6$0123456789abcdef$x"}}})),
+            "another writer gives it admin access",
+            Act::ByAnother(
+                json!({"dora": {"access": "admin", "basic": {"password": "$6$0123456789abcdef$x"}}}),
+            ),
             After {
                 fails: &[("dora", "five")],
                 readyz: "identity: other access; pick another name",
@@ -250,8 +252,8 @@ fn others_meddle_and_processes_die() -> Chapter {
             },
         ),
         (
-            "we are killed",
-            Act::KillUs,
+            "the proxy is killed",
+            Act::KillProxy,
             After {
                 works: Some(("emil", "six")),
                 names: &["@emil", "dora", "emil"],
@@ -277,8 +279,8 @@ fn others_meddle_and_processes_die() -> Chapter {
             },
         ),
         (
-            "the secret names somebody else's identity",
-            Act::Meddle(
+            "an identity of another writer exists",
+            Act::ByAnother(
                 json!({"frida": {"access": "metrics", "basic": {"password": "$6$0123456789abcdef$x"}}}),
             ),
             After {
@@ -288,7 +290,7 @@ fn others_meddle_and_processes_die() -> Chapter {
             },
         ),
         (
-            "and is refused, the old one kept",
+            "the secret names it and is refused, the earlier identity stays",
             yaml("frida", "seven"),
             After {
                 works: Some(("emil", "six")),
@@ -346,7 +348,7 @@ async fn live(version: &str) {
         others_meddle_and_processes_die(),
     ];
     for (step, act, after) in story.into_iter().flatten() {
-        let is_meddling = matches!(act, Act::Meddle(_));
+        let is_by_another = matches!(act, Act::ByAnother(_));
         perform(&mut rig, act).await;
         rig.wait(&format!("{step}: /readyz says {:?}", after.readyz), async || {
             (rig.readyz("").await == format!("{}\n", after.readyz)).then_some(())
@@ -359,8 +361,8 @@ async fn live(version: &str) {
         if let Some((username, password)) = after.works {
             rig.wait_works(username, password).await;
         }
-        // Enough looks to show that it rests, and that what was already so before stays so.
-        rig.looks(3).await;
+        // Enough passes to show that nothing more changes.
+        rig.passes(3).await;
         assert_eq!(rig.readyz("").await, format!("{}\n", after.readyz), "{step}");
         assert_eq!(rig.names().await, after.names, "{step}");
         for (username, password) in after.fails {
@@ -369,16 +371,20 @@ async fn live(version: &str) {
                 "{step}: {username}/{password} still works"
             );
         }
-        writes += after.writes + usize::from(is_meddling);
+        writes += after.writes + usize::from(is_by_another);
         assert_eq!(rig.identity_writes(), writes, "{step}: identity writes");
         check_shows(&rig, step, after.check).await;
     }
     let log = rig.pebble.log();
-    assert!(!log.contains("authz_fail"), "nothing of ours is ever refused");
+    assert!(
+        !log.contains("authz_fail"),
+        "no request of the proxy is ever refused"
+    );
 }
 
 async fn check_shows(rig: &Rig, step: &str, expect: &str) {
-    // Checks added through the API go with Pebble and come back with us; a refresh after a fault may race with that.
+    // Pebble forgets checks that were added over its API when it ends, and the proxy posts them again; a refresh after a
+    // fault may race with that.
     let line = rig.check("metrics-proxy-identity").await;
     if expect == "-" {
         assert!(line.contains(" up "), "{step}: {line}");
@@ -393,15 +399,15 @@ async fn perform(rig: &mut Rig, act: Act) {
         Act::Nothing => {}
         Act::Push(content) => {
             if rig.secret().is_dir() {
-                std::fs::remove_dir_all(rig.secret()).expect("our own folder");
+                std::fs::remove_dir_all(rig.secret()).expect("a folder of this test");
             }
             rig.push(&content);
         }
         Act::TwoWrites(username, password) => {
             let before = std::fs::read_to_string(rig.secret()).expect("a secret is there");
             let old: serde_yaml::Value = serde_yaml::from_str(&before).expect("written by this test");
-            std::fs::remove_file(rig.secret()).expect("our own folder");
-            std::fs::create_dir(rig.secret()).expect("our own folder");
+            std::fs::remove_file(rig.secret()).expect("a folder of this test");
+            std::fs::create_dir(rig.secret()).expect("a folder of this test");
             for key in ["username", "password"] {
                 push(&rig.secret().join(key), old[key].as_str().expect("a text"));
             }
@@ -410,13 +416,13 @@ async fn perform(rig: &mut Rig, act: Act) {
             push(&rig.secret().join("password"), password);
         }
         Act::Remove => {
-            std::fs::remove_file(rig.secret()).expect("our own folder");
+            std::fs::remove_file(rig.secret()).expect("a folder of this test");
         }
-        Act::Meddle(identities) => rig.meddle(identities).await,
-        Act::KillUs => {
+        Act::ByAnother(identities) => rig.change_identities(identities).await,
+        Act::KillProxy => {
             let pid = rig.pid().await;
             kill(pid);
-            rig.wait("another process of ours", async || {
+            rig.wait("another process of the proxy", async || {
                 rig.pebble
                     .service_pid(crate::support::app::PROGRAM)
                     .filter(|now| *now != pid)
@@ -429,7 +435,7 @@ async fn perform(rig: &mut Rig, act: Act) {
             let orphans = rig.pebble.kill_alone();
             assert!(orphans.contains(&us));
             let since = Instant::now();
-            // At once, so that the next of us is started beside the orphan.
+            // At once, so that the next proxy is started beside the orphan.
             rig.pebble.restart().await;
             rig.wait("the orphan ends", async || {
                 crate::support::process::command_line(us).is_empty().then_some(())
@@ -443,5 +449,5 @@ async fn perform(rig: &mut Rig, act: Act) {
 
 fn kill(pid: u32) {
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0");
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("our own process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("a process of this test");
 }

@@ -1,4 +1,4 @@
-//! Somebody else: other users, other layers, other writers, no Pebble, an old one.
+//! Other users, other layers, other writers, no Pebble, an old one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::rig::{LIMIT, Rig, Setup, root_or_skip};
 use crate::support::pebble::{Options, VERSIONS};
 use crate::support::process::wait_for;
 
-/// A service's user that is not Pebble's.
+/// A service with another user than Pebble's.
 const NOBODY: &str = "    user-id: 65534\n    group-id: 65534\n";
 
 #[tokio::test]
@@ -28,9 +28,9 @@ async fn another_user_serves_and_names_both_remedies() {
             (body.starts_with("unprivileged: uid 65534 may not write") && body.contains(remedy)).then_some(())
         })
         .await;
-        let metrics = rig.get("/metrics").await.expect("an answer");
+        let metrics = rig.get("/metrics").await.expect("a response");
         assert_eq!(metrics.status, 200, "it serves all the same");
-        rig.wait("looks", async || {
+        rig.wait("several passes", async || {
             (rig.pebble.log().matches("GET /v1/metrics").count() >= 4).then_some(())
         })
         .await;
@@ -41,9 +41,9 @@ async fn another_user_serves_and_names_both_remedies() {
         );
         let notices = format!("{:?}", rig.pebble.notices().await);
         assert!(notices.contains("metrics-proxy/permission-missing"), "{notices}");
-        // The charm may set the same credential itself: the duty is done then.
+        // The charm may set the same credential itself: nothing is missing then.
         let hash = hash_of("one");
-        rig.meddle(json!({"alice": {"access": "metrics", "basic": {"password": hash}}}))
+        rig.change_identities(json!({"alice": {"access": "metrics", "basic": {"password": hash}}}))
             .await;
         rig.wait_readyz("ready").await;
         assert!(
@@ -71,7 +71,7 @@ async fn an_admin_identity_of_its_own_makes_another_user_privileged() {
         rig.readyz("").await.starts_with("unprivileged: ").then_some(())
     })
     .await;
-    rig.meddle(json!({"proxy": {"access": "admin", "local": {"user-id": 65534}}}))
+    rig.change_identities(json!({"proxy": {"access": "admin", "local": {"user-id": 65534}}}))
         .await;
     rig.wait_readyz("ready").await;
     rig.wait_works("alice", "one").await;
@@ -112,9 +112,9 @@ async fn shadowed_checks_are_posted_once_and_reported() {
         let charms = "checks:\n  metrics-proxy-ready:\n    override: replace\n    period: 11s\n    exec: {command: 'true'}\n";
         rig.pebble.add_layer("later", true, charms).await;
         rig.wait_readyz("layer: metrics-proxy-ready shadowed").await;
-        rig.looks(3).await;
+        rig.passes(3).await;
         assert_eq!(posts(), 2, "once more, then never");
-        // The charm comes to its senses.
+        // The charm defines the same checks.
         let url = format!("http://localhost:{}/readyz", rig.port);
         let same = format!(
             "checks:\n  metrics-proxy-ready:\n    override: replace\n    startup: enabled\n    period: 10000ms\n    timeout: 3s\n    http: {{url: '{url}'}}\n"
@@ -144,7 +144,7 @@ async fn checks_that_a_rock_ships_are_not_posted_again() {
         rig.push_pair("alice", "one");
         rig.pebble.replan().await;
         rig.wait_readyz("ready").await;
-        rig.looks(2).await;
+        rig.passes(2).await;
         assert!(!rig.pebble.log().contains("Adding layer metrics-proxy-self"));
         assert!(rig.readyz("?verbose").await.contains("[ok] layer\n"));
     }
@@ -155,14 +155,14 @@ async fn repeated_changes_by_another_writer_are_given_up() {
     let rig = Rig::start(VERSIONS[0], Setup::default()).await;
     rig.push_pair("alice", "one");
     rig.wait_readyz("ready").await;
-    let mut meddled = 0;
+    let mut n_changes = 0;
     while rig.readyz("").await != "identity: contested; stop the other writer\n" {
-        assert!(meddled < 20, "it never stops");
-        rig.meddle(json!({"alice": null})).await;
-        meddled += 1;
-        rig.looks(2).await;
+        assert!(n_changes < 20, "it never stops");
+        rig.change_identities(json!({"alice": null})).await;
+        n_changes += 1;
+        rig.passes(2).await;
     }
-    let ours = rig.identity_writes() - meddled;
+    let ours = rig.identity_writes() - n_changes;
     assert_eq!(ours, 4, "the first write and three rounds");
     assert!(
         !rig.works("alice", "one").await,
@@ -183,7 +183,7 @@ async fn adopting_takes_over_without_a_gap() {
         };
         let rig = Rig::start(version, setup.env("METRICS_PROXY_ADOPT_IDENTITY", "true")).await;
         let hash = hash_of("one");
-        rig.meddle(json!({"alice": {"access": "metrics", "basic": {"password": hash}}}))
+        rig.change_identities(json!({"alice": {"access": "metrics", "basic": {"password": hash}}}))
             .await;
         rig.push_pair("alice", "one");
         rig.pebble.replan().await;
@@ -210,10 +210,10 @@ async fn without_http_the_credential_is_verified_over_the_socket() {
         let mut rig = Rig::start(version, setup).await;
         rig.push_pair("alice", "one");
         rig.wait_readyz("ready").await;
-        let proofs = || rig.pebble.log().matches("authz_fail:alice,/v1/services").count();
-        assert_eq!(proofs(), 1, "proved after the write");
-        rig.looks(4).await;
-        assert_eq!(proofs(), 1, "and not again soon");
+        let verifications = || rig.pebble.log().matches("authz_fail:alice,/v1/services").count();
+        assert_eq!(verifications(), 1, "verified after the write");
+        rig.passes(4).await;
+        assert_eq!(verifications(), 1, "and not again soon");
         assert_eq!(rig.identity_writes(), 1);
         rig.pebble.restart().await;
         rig.wait_readyz("ready").await;
@@ -222,8 +222,8 @@ async fn without_http_the_credential_is_verified_over_the_socket() {
             rig.pebble.log().matches("authz_fail:alice,/v1/services").count(),
             2
         );
-        // A removed identity is seen in the list, long before the next proof.
-        rig.meddle(json!({"alice": null})).await;
+        // A removed identity is seen in the list, long before the next verification.
+        rig.change_identities(json!({"alice": null})).await;
         rig.wait("put back", async || {
             (rig.names().await == ["@alice", "alice"]).then_some(())
         })
@@ -254,7 +254,7 @@ async fn the_oldest_pebble_has_all_of_it() {
     rig.wait_readyz("ready").await;
     assert_eq!(rig.identity_writes(), 3, "what works is not written");
     assert_eq!(rig.pebble.checks().await.len(), 3);
-    std::fs::remove_file(rig.secret()).expect("our own folder");
+    std::fs::remove_file(rig.secret()).expect("a folder of this test");
     rig.wait("the identity goes", async || {
         rig.names().await.is_empty().then_some(())
     })
@@ -280,7 +280,7 @@ async fn clearing_the_option_revokes_the_credential() {
 
 #[tokio::test]
 async fn pebble_may_be_absent_for_a_while() {
-    // Not its child here, so that we live on when it goes.
+    // The reconciler is not its child here, so that it outlives this Pebble.
     let mut pebble = crate::support::pebble::Pebble::start(VERSIONS[0], &[], Options::default()).await;
     let secret = super::secret_path(&pebble);
     super::rig::push(&secret, &super::rig::pair("alice", "one"));
@@ -307,20 +307,20 @@ async fn pebble_may_be_absent_for_a_while() {
     keeper.stop().await;
 }
 
-/// SIGSTOP: the socket is there and nobody answers.
+/// SIGSTOP: the socket exists, and no response comes.
 #[tokio::test]
 async fn a_pebble_that_hangs_costs_a_second_and_no_more() {
     let rig = Rig::start(VERSIONS[1], Setup::default()).await;
     rig.push_pair("alice", "one");
     rig.wait_readyz("ready").await;
     let pid = rustix::process::Pid::from_raw(i32::try_from(rig.pebble.pid()).expect("a pid")).expect("not 0");
-    let signal = |signal| rustix::process::kill_process(pid, signal).expect("our own Pebble");
+    let signal = |signal| rustix::process::kill_process(pid, signal).expect("the Pebble of this test");
     signal(rustix::process::Signal::STOP);
     let since = std::time::Instant::now();
-    let answer = rig.get("/metrics").await.expect("an answer");
+    let answer = rig.get("/metrics").await.expect("a response");
     assert_eq!(answer.status, 200);
     let took = since.elapsed();
-    assert!(took < Duration::from_secs(4), "the answer took {took:?}");
+    assert!(took < Duration::from_secs(4), "the response took {took:?}");
     rig.wait_readyz("identity: Pebble cannot be reached").await;
     assert!(
         rig.readyz("?verbose")
@@ -333,7 +333,7 @@ async fn a_pebble_that_hangs_costs_a_second_and_no_more() {
 }
 
 #[tokio::test]
-async fn pebbles_own_metrics_are_in_our_answer_once() {
+async fn pebbles_own_metrics_are_in_the_response_once() {
     for version in VERSIONS {
         let rig = Rig::start(version, Setup::default()).await;
         rig.push_pair("alice", "one");
@@ -365,7 +365,7 @@ async fn pebbles_own_metrics_are_in_our_answer_once() {
         };
         let before = asked();
         for _ in 0..20 {
-            rig.get("/metrics").await.expect("an answer");
+            rig.get("/metrics").await.expect("a response");
         }
         assert!(asked() <= before + 1, "asked at most every ten seconds");
     }
@@ -376,7 +376,7 @@ async fn pebbles_own_metrics_are_in_our_answer_once() {
     .await;
     rig.push_pair("alice", "one");
     rig.wait_readyz("ready").await;
-    let text = rig.get("/metrics").await.expect("an answer").text();
+    let text = rig.get("/metrics").await.expect("a response").text();
     assert!(
         !text.contains("\npebble_") && text.contains("metrics_proxy_build_info"),
         "{text}"
@@ -465,12 +465,12 @@ async fn a_credential_that_pebble_never_accepts_is_not_written_for_ever() {
         .wait_readyz("identity: written, but Pebble rejects it")
         .await;
     let count = |words: &str| pebble.log().matches(words).count();
-    let looks = count("GET /v1/plan");
+    let passes = count("GET /v1/plan");
     wait_for(
-        "many looks",
+        "many passes",
         LIMIT,
         || keeper.readyz(),
-        async || (count("GET /v1/plan") > looks + 8).then_some(()),
+        async || (count("GET /v1/plan") > passes + 8).then_some(()),
     )
     .await;
     assert_eq!(count("POST /v1/identities"), 4, "the first write and three more");
@@ -518,7 +518,7 @@ async fn an_old_pebble_is_named_and_left_alone() {
             .contains("[note] pebble: v1.10.2 is older than 1.19; upgrade Pebble")
     );
     wait_for(
-        "more looks",
+        "more passes",
         LIMIT,
         || keeper.readyz(),
         async || (asked.lock().expect("no panic").len() > 4).then_some(()),

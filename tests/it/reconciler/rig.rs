@@ -52,7 +52,7 @@ impl Setup {
     }
 }
 
-/// Intervals that let a test end soon. The socket's proof and the refused writes keep their ten minutes.
+/// Intervals that let a test end soon. Verifications over the socket and denied writes keep their ten minutes.
 pub(super) const SHORT: [(&str, &str); 4] = [
     ("METRICS_PROXY_RESYNC_INTERVAL", "100ms"),
     ("METRICS_PROXY_SECRET_POLL", "200ms"),
@@ -65,7 +65,8 @@ impl Rig {
     pub(super) async fn start(version: &str, setup: Setup) -> Self {
         let dir = process::fresh_dir();
         // Services may run as other users.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("our own folder");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))
+            .expect("a folder of this test");
         std::fs::create_dir(dir.path().join("pods")).expect("a fresh folder can be written");
         let port = process::free_port();
         let mut environment = vec![
@@ -96,7 +97,8 @@ impl Rig {
         let pebble = Pebble::start(version, &[("001-app.yaml", &layer)], setup.options).await;
         // For services that run as other users, who reach Pebble's socket under Juju.
         for path in [pebble.scratch().to_owned(), pebble.dir()] {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("our own folder");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+                .expect("a folder of this test");
         }
         Self { pebble, port, dir }
     }
@@ -124,8 +126,8 @@ impl Rig {
     /// The body of `/readyz`, all conditions where asked for.
     pub(super) async fn readyz(&self, query: &str) -> String {
         match self.get(&format!("/readyz{query}")).await {
-            Some(answer) => answer.text(),
-            None => "no answer".to_owned(),
+            Some(response) => response.text(),
+            None => "no response".to_owned(),
         }
     }
 
@@ -136,20 +138,18 @@ impl Rig {
         .await;
     }
 
-    /// Waits; a failure shows all that there is to know.
+    /// Waits for a condition; a failure shows the log.
     pub(super) async fn wait<T>(&self, what: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
         let log = || process::tail("pebble", &self.pebble.log());
         wait_for(what, LIMIT, log, condition).await
     }
 
-    /// Waits for `n` more looks at Pebble's identities, so that what a look would do has been done.
-    pub(super) async fn looks(&self, n: usize) {
+    /// Waits for `n` more passes, so that whatever a pass does has been done.
+    pub(super) async fn passes(&self, n: usize) {
         let count = || self.pebble.log().matches("GET /v1/plan").count();
         let before = count();
-        self.wait("more looks at the plan", async || {
-            (count() >= before + n).then_some(())
-        })
-        .await;
+        self.wait("more passes", async || (count() >= before + n).then_some(()))
+            .await;
     }
 
     /// Whether Pebble takes a credential for its metrics.
@@ -164,7 +164,7 @@ impl Rig {
         .await;
     }
 
-    /// Changes of identities that Pebble took, ours and others'.
+    /// Changes of identities that Pebble took, by the proxy and by others.
     pub(super) fn identity_writes(&self) -> usize {
         self.pebble
             .log()
@@ -178,8 +178,8 @@ impl Rig {
         names(&self.pebble).await
     }
 
-    /// Changes identities as somebody else would.
-    pub(super) async fn meddle(&self, identities: Value) {
+    /// Changes identities as another writer does.
+    pub(super) async fn change_identities(&self, identities: Value) {
         self.pebble
             .api_post(
                 "/v1/identities",
@@ -211,7 +211,7 @@ impl Rig {
     }
 }
 
-/// What `ps` calls us.
+/// The program as `ps` shows it.
 fn program_name() -> &'static str {
     PROGRAM
 }
@@ -219,8 +219,8 @@ fn program_name() -> &'static str {
 /// Writes a file beside and renames it, as Pebble's push does.
 pub(super) fn push(path: &Path, content: &str) {
     let beside = path.with_extension("new");
-    std::fs::write(&beside, content).expect("a folder of ours can be written");
-    std::fs::rename(&beside, path).expect("a folder of ours can be written");
+    std::fs::write(&beside, content).expect("a folder of this test can be written");
+    std::fs::rename(&beside, path).expect("a folder of this test can be written");
 }
 
 /// A secret as a YAML map.

@@ -70,13 +70,19 @@ async fn rotate(version: &str) {
         [format!("@{last}"), last.clone()],
         "no identity left over"
     );
-    assert!(!rig.pebble.log().contains("restored"), "nobody else was at it");
+    assert!(
+        !rig.pebble.log().contains("restored"),
+        "no other writer changed it"
+    );
     no_password_in_sight(&rig, pid, &passwords).await;
 }
 
 async fn no_password_in_sight(rig: &Rig, pid: u32, passwords: &[(String, String)]) {
     let mut seen = rig.pebble.log();
-    assert!(seen.contains("Changed identities"), "our own log is in Pebble's");
+    assert!(
+        seen.contains("Changed identities"),
+        "the proxy's log is in Pebble's"
+    );
     for path in [
         "/readyz?verbose",
         "/readyz",
@@ -84,7 +90,7 @@ async fn no_password_in_sight(rig: &Rig, pid: u32, passwords: &[(String, String)
         "/targets",
         "/api/v1/targets",
     ] {
-        let answer = rig.get(path).await.expect("an answer");
+        let answer = rig.get(path).await.expect("a response");
         let _ = writeln!(seen, "{}", answer.text());
     }
     let notices = rig.pebble.notices().await;
@@ -112,8 +118,8 @@ async fn no_password_in_sight(rig: &Rig, pid: u32, passwords: &[(String, String)
     }
 }
 
-/// What was read to hash and to try a password is wiped. (YAML's library keeps copies that nobody can wipe; files for
-/// each key, as Kubernetes mounts them, and JSON do not go through it.)
+/// The bytes that a password was read into are wiped. (The YAML library keeps copies that cannot be wiped; one file per
+/// key, as Kubernetes mounts them, and JSON do not go through it.)
 #[tokio::test]
 async fn no_password_stays_in_memory() {
     let setup = Setup::default()
@@ -137,8 +143,8 @@ async fn no_password_stays_in_memory() {
         rig.wait_works("alice", &new).await;
         passwords.push(new);
     }
-    std::fs::remove_file(rig.secret()).expect("our own folder");
-    std::fs::create_dir(rig.secret()).expect("our own folder");
+    std::fs::remove_file(rig.secret()).expect("a folder of this test");
+    std::fs::create_dir(rig.secret()).expect("a folder of this test");
     push(&rig.secret().join("username"), "alice");
     for _ in 0..3 {
         let new = password();
@@ -147,9 +153,9 @@ async fn no_password_stays_in_memory() {
         passwords.push(new);
     }
     rig.wait_readyz("ready").await;
-    // A look reads the secret and tries it; between two looks nothing of it is there.
+    // A pass reads the secret and verifies it; between two passes nothing of it is in memory.
     let found = rig
-        .wait("a moment between two looks", async || {
+        .wait("a moment between two passes", async || {
             let memory = writable_memory(pid);
             let found: Vec<usize> = (0..passwords.len())
                 .filter(|n| {

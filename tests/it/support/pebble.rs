@@ -65,17 +65,17 @@ pub(crate) struct Pebble {
     program: PathBuf,
     options: Options,
     port: Option<u16>,
-    // An Option only since it is taken out when Pebble is started anew.
+    // An Option only because it is taken out when Pebble is started again.
     process: Option<Process>,
     orphans: Vec<Started>,
-    // Last, so that it goes when nobody uses it any more.
+    // Last, so that it is removed after everything that uses it.
     dir: TempDir,
 }
 
 impl Pebble {
     /// Starts a Pebble by its name in [`VERSIONS`], with `layers` (file name such as `001-app.yaml`, YAML) in its folder.
     ///
-    /// It answers on its socket, and on HTTP where asked, when this returns.
+    /// It responds on its socket, and on HTTP where asked, when this returns.
     pub(crate) async fn start(version: &str, layers: &[(&str, &str)], options: Options) -> Self {
         let dir = process::fresh_dir();
         let folder = dir.path().join("pebble/layers");
@@ -115,11 +115,11 @@ impl Pebble {
             let mut process = Process::spawn("pebble", command, &self.log_path()).with_grace(grace);
             let socket = self.socket();
             let is_up = async || {
-                let answer = client::get(socket.as_path(), "/v1/system-info").send().await;
-                answer.is_ok_and(|answer| answer.status == StatusCode::OK)
+                let response = client::get(socket.as_path(), "/v1/system-info").send().await;
+                response.is_ok_and(|response| response.status == StatusCode::OK)
             };
             if process
-                .wait_until_up("Pebble answers on its socket", UP, is_up)
+                .wait_until_up("Pebble responds on its socket", UP, is_up)
                 .await
             {
                 self.process = Some(process);
@@ -233,7 +233,7 @@ impl Pebble {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// An answer on the socket, whatever it says.
+    /// A response on the socket, whatever its status.
     pub(crate) async fn api(&self, request: client::Request) -> Answer {
         request
             .send()
@@ -246,9 +246,9 @@ impl Pebble {
     /// # Panics
     /// Any status but 200.
     pub(crate) async fn api_get(&self, path: &str) -> Value {
-        let answer = self.api(client::get(self.socket().as_path(), path)).await;
-        assert_eq!(answer.status, StatusCode::OK, "GET {path}: {}", answer.text());
-        answer.json()["result"].take()
+        let response = self.api(client::get(self.socket().as_path(), path)).await;
+        assert_eq!(response.status, StatusCode::OK, "GET {path}: {}", response.text());
+        response.json()["result"].take()
     }
 
     /// The whole envelope of a POST on the socket.
@@ -256,13 +256,13 @@ impl Pebble {
     /// # Panics
     /// It is an error.
     pub(crate) async fn api_post(&self, path: &str, body: &Value) -> Value {
-        let answer = self.api(client::post(self.socket().as_path(), path, body)).await;
+        let response = self.api(client::post(self.socket().as_path(), path, body)).await;
         assert!(
-            answer.status.is_success(),
+            response.status.is_success(),
             "POST {path} {body}: {}",
-            answer.text()
+            response.text()
         );
-        answer.json()
+        response.json()
     }
 
     /// A GET on the HTTP listener, with a credential where one is given.
@@ -359,10 +359,10 @@ impl Pebble {
     }
 
     async fn services_action(&self, action: &str, names: &[&str]) -> Value {
-        let answer = self
+        let response = self
             .api_post("/v1/services", &json!({"action": action, "services": names}))
             .await;
-        match answer["change"].as_str() {
+        match response["change"].as_str() {
             Some(change) => self.wait_change(change).await,
             None => Value::Null,
         }
