@@ -1,14 +1,6 @@
-//! A flag that stops long work.
+//! Work that can be stopped.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Tells a merge to stop: when a deadline has passed, or when the scraper has disconnected. Cheap to clone; clones share the
-/// flag.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-/// The work was stopped by [`Cancel::cancel`].
+/// The work was stopped because its caller asked for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled;
 
@@ -20,28 +12,21 @@ impl std::fmt::Display for Cancelled {
 
 impl std::error::Error for Cancelled {}
 
-impl Cancel {
-    /// Stops the work within 100 ms.
-    pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+/// Asks the caller whether to stop.
+#[derive(Clone, Copy)]
+pub(crate) struct Cancel<'a>(&'a dyn Fn() -> bool);
+
+impl<'a> Cancel<'a> {
+    pub(crate) fn new(is_cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self(is_cancelled)
     }
 
-    /// Whether the work is to stop.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub(crate) fn check(self) -> Result<(), Cancelled> {
+        if (self.0)() { Err(Cancelled) } else { Ok(()) }
     }
 
-    pub(crate) fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() {
-            Err(Cancelled)
-        } else {
-            Ok(())
-        }
-    }
-
-    /// As [`check`](Self::check), at one step of many only: an item is much cheaper than looking at memory that other
-    /// threads write.
-    pub(crate) fn check_at(&self, step: usize) -> Result<(), Cancelled> {
+    /// As [`check`](Self::check), but only at one step of many: a step may cost less than the question.
+    pub(crate) fn check_at(self, step: usize) -> Result<(), Cancelled> {
         if step.is_multiple_of(STEPS) {
             self.check()
         } else {
@@ -50,5 +35,5 @@ impl Cancel {
     }
 }
 
-/// Steps between two checks. A step takes a few microseconds at most.
+/// Steps between two questions. A step takes a few microseconds at most.
 const STEPS: usize = 1024;

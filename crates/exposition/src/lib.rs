@@ -26,7 +26,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
-pub use cancel::{Cancel, Cancelled};
+pub use cancel::Cancelled;
 pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
 pub use merge::{Conflict, ConflictKind, Input, Merged, RefusedInput, limit_samples, merge, merge_unless};
 pub use negotiate::{Format, OutputFormat, negotiate};

@@ -52,7 +52,9 @@ async fn stored(server: &Prometheus, job: &str, case: usize, times: &BTreeSet<i6
 /// The `up` that our response gives a target.
 async fn our_up(server: &Prometheus, case: usize, pod: &str) -> Option<String> {
     server
-        .value(&format!("up{{job=\"text\",case=\"{case}\",pod=\"{pod}\"}}"))
+        .value(&format!(
+            "up{{job=\"text\",case=\"{case}\",pod=\"{pod}\",x=\"\"}}"
+        ))
         .await
 }
 

@@ -7,9 +7,10 @@ use super::created;
 use super::family::{self, Contribution};
 use super::names::NameId;
 use super::slots::{MemberId, Slots};
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Group, Suffix, Suffixes, Type};
 use crate::negotiate::{Format, OutputFormat};
-use crate::{Cancel, Cancelled, Exposition, Input};
+use crate::{Exposition, Input};
 
 /// What decides to which families the samples of a source family belong. It is equal for most targets, so it is worked
 /// out once.
@@ -85,7 +86,11 @@ struct Collector<'a> {
 /// Two shortcuts: targets of one kind have the same families at the same positions, so each family is first compared with
 /// the one at the same position of the previous input, by the hashes that the parser left; only if they differ is its
 /// name decoded, escaped and looked up by terms.
-pub(super) fn collect(inputs: &[Input], format: &OutputFormat, cancel: &Cancel) -> Result<Slots, Cancelled> {
+pub(super) fn collect(
+    inputs: &[Input],
+    format: &OutputFormat,
+    cancel: Cancel<'_>,
+) -> Result<Slots, Cancelled> {
     let has_up = inputs.iter().any(|input| input.up.is_some());
     let mut collector = Collector {
         format,
@@ -125,7 +130,7 @@ impl<'a> Collector<'a> {
         exposition: &'a Exposition,
         previous: Option<PreviousInput<'a>>,
         found: &mut Vec<(MemberId, Contribution)>,
-        cancel: &Cancel,
+        cancel: Cancel<'_>,
     ) -> Result<PreviousInput<'a>, Cancelled> {
         let created = created::created_gauges(exposition, self.format);
         // A gauge `x_created` is translated differently where its family is present, which is not part of its position.

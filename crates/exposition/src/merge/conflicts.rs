@@ -10,11 +10,12 @@ use super::names::NameId;
 use super::series_key::{KeyMaker, SeriesMap, distinguishing_label};
 use super::slots::{SlotId, Slots};
 use super::{family, source};
+use crate::Input;
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Ambient, Type};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
 use crate::syntax::line::Line;
-use crate::{Cancel, Cancelled, Input};
 
 /// What targets disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,42 +157,54 @@ pub(super) fn by_normalization(
     slots: &Slots,
     inputs: &[Input],
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Vec<Found>, Cancelled> {
     let mut found = Vec::new();
     if !format.quirks.normalizes_bounds {
         return Ok(found);
     }
-    let open_metrics = format.is_open_metrics();
     let mut line = Line::default();
-    let mut is_affected = |id: SlotId| {
-        let context = Ambient::of(slots.get(id).kind);
-        let Some(label) = context.label() else {
-            return false;
-        };
-        slots.contributions(id).any(|contribution| {
-            let Some(exposition) = &inputs[contribution.input as usize].exposition else {
-                return false;
-            };
-            let index = &exposition.index;
-            index
-                .group_runs(&index.groups[contribution.group as usize])
-                .filter(|run| run.ambient != context)
-                .flat_map(|run| index.samples[run.first as usize..][..run.len as usize].iter())
-                .take_while(|_| !cancel.is_cancelled())
-                .any(|sample| exposition.is_normalized(sample, label, &mut line))
-        })
-    };
-    for id in slots.ids().filter(|&id| is_affected(id)) {
-        let slot = slots.get(id);
-        let detail = format!("{}, declared after its samples", slot.kind.as_str(open_metrics));
-        found.push(Found {
-            conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
-            slots: vec![id],
-        });
+    for id in slots.ids() {
+        if is_normalized_by_our_type(slots, id, inputs, &mut line, cancel)? {
+            let slot = slots.get(id);
+            let kind = slot.kind.as_str(format.is_open_metrics());
+            let detail = format!("{kind}, declared after its samples");
+            found.push(Found {
+                conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
+                slots: vec![id],
+            });
+        }
     }
-    cancel.check()?;
     Ok(found)
+}
+
+fn is_normalized_by_our_type(
+    slots: &Slots,
+    id: SlotId,
+    inputs: &[Input],
+    line: &mut Line,
+    cancel: Cancel<'_>,
+) -> Result<bool, Cancelled> {
+    let context = Ambient::of(slots.get(id).kind);
+    let Some(label) = context.label() else {
+        return Ok(false);
+    };
+    for contribution in slots.contributions(id) {
+        let Some(exposition) = &inputs[contribution.input as usize].exposition else {
+            continue;
+        };
+        let index = &exposition.index;
+        let group = &index.groups[contribution.group as usize];
+        for run in index.group_runs(group).filter(|run| run.ambient != context) {
+            for id in run.first..run.first + run.len {
+                cancel.check_at(id as usize)?;
+                if exposition.is_normalized(&index.samples[id as usize], label, line) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Families in which a metric has samples with and without timestamps (rule `mixed-timestamps`). Prometheus accepts them.
@@ -199,7 +212,7 @@ pub(super) fn by_timestamps(
     slots: &Slots,
     inputs: &[Input],
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Vec<Found>, Cancelled> {
     let mut found = Vec::new();
     if !format.is_open_metrics() || format.quirks.is_prometheus || !inputs.iter().any(has_timestamps) {
@@ -226,7 +239,7 @@ fn mixes_timestamps(
     id: SlotId,
     inputs: &[Input],
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<bool, Cancelled> {
     let slot = slots.get(id);
     let has_several_names = matches!(

@@ -10,11 +10,12 @@ use super::family::{Contribution, OutputFamily};
 use super::plan::Plan;
 use super::series_key::{KeyMaker, SeriesMap, sample_time};
 use super::source;
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Group, Sample, Type};
 use crate::negotiate::{Format, OutputFormat};
 use crate::syntax::line::Line;
 use crate::syntax::name::Escaping;
-use crate::{Cancel, Cancelled, Exposition, Input};
+use crate::{Exposition, Input};
 
 /// What is known of a series when its next sample is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -157,7 +158,7 @@ pub(super) fn drop_duplicates(
     domains: &Domains,
     plan: &Plan,
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<usize, Cancelled> {
     let examined = domains_to_examine(inputs, domains, format);
     if examined.is_empty() {
@@ -220,7 +221,7 @@ fn find_duplicates(
     keys: &KeyMaker,
     seen: &mut SeriesMap<Seen>,
     line: &mut Line,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Vec<u32>, Cancelled> {
     let mut found = Vec::new();
     source::visit_samples(input, contribution, line, cancel, |visited, line| {

@@ -214,14 +214,14 @@ mod tests {
     /// gives no other order.
     fn in_order(body: &str) -> Vec<(bool, bool)> {
         let inputs = targets(&[body]);
-        let (format, cancel) = (open_metrics(), crate::Cancel::default());
-        let plan = plan::plan(&inputs, &format, &cancel).expect("nobody cancels");
+        let (format, cancel) = (open_metrics(), crate::cancel::Cancel::new(&|| false));
+        let plan = plan::plan(&inputs, &format, cancel).expect("nobody cancels");
         plan.families
             .iter()
             .filter(|family| matches!(family.kind, Type::Histogram | Type::Summary))
             .map(|family| {
                 let contributions = &plan.contributions[family.contributions.clone()];
-                let sorted = order::sort_samples(&inputs, &plan, family, contributions, &format, &cancel)
+                let sorted = order::sort_samples(&inputs, &plan, family, contributions, &format, cancel)
                     .expect("nobody cancels");
                 let is_fast = is_in_order(&inputs[0], family.kind, &contributions[0]);
                 (is_fast, sorted.is_none())

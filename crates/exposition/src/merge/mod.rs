@@ -25,8 +25,9 @@ mod series_key;
 mod slots;
 mod source;
 
+use crate::Pool;
+use crate::cancel::{Cancel, Cancelled};
 use crate::negotiate::OutputFormat;
-use crate::{Cancel, Cancelled, Pool};
 pub use conflicts::{Conflict, ConflictKind};
 use duplicates::Domains;
 pub use input::Input;
@@ -45,7 +46,6 @@ pub struct Merged {
     n_samples: usize,
     n_dropped: usize,
     pub(crate) pool: Option<Pool>,
-    pub(crate) cancel: Cancel,
 }
 
 /// Merges the expositions of several targets into one, in the order given.
@@ -55,17 +55,22 @@ pub struct Merged {
 ///
 /// Where targets disagree, no sample is lost or renamed; [`Merged::conflicts`] lists the disagreements.
 pub fn merge(inputs: Vec<Input>, format: &OutputFormat) -> Merged {
-    // A flag that nobody else has cannot be set.
-    merge_unless(&Cancel::default(), inputs, format)
-        .unwrap_or_else(|Cancelled| unreachable!("nobody can cancel this merge"))
+    merge_unless(&|| false, inputs, format)
+        .unwrap_or_else(|Cancelled| unreachable!("this merge is never cancelled"))
 }
 
-/// As [`merge`], but stops soon after `cancel` is set; [`Merged::write`] then stops as well.
+/// As [`merge`], but stops when `is_cancelled` returns true. It is asked in every step, after each thousand samples or
+/// families, which is every few milliseconds. [`Merged::write`] stops when its sink returns false.
 ///
 /// # Errors
 /// If the merge was cancelled.
-pub fn merge_unless(cancel: &Cancel, inputs: Vec<Input>, format: &OutputFormat) -> Result<Merged, Cancelled> {
+pub fn merge_unless(
+    is_cancelled: &dyn Fn() -> bool,
+    inputs: Vec<Input>,
+    format: &OutputFormat,
+) -> Result<Merged, Cancelled> {
     let mut inputs = inputs;
+    let cancel = Cancel::new(is_cancelled);
     let mut plan = plan::plan(&inputs, format, cancel)?;
     let domains = Domains::new(&inputs);
     let mut n_dropped = duplicates::drop_duplicates(&mut inputs, &domains, &plan, format, cancel)?;
@@ -87,7 +92,6 @@ pub fn merge_unless(cancel: &Cancel, inputs: Vec<Input>, format: &OutputFormat) 
         n_samples: n_samples - n_dropped,
         n_dropped,
         pool: None,
-        cancel: cancel.clone(),
     })
 }
 
@@ -133,11 +137,11 @@ impl Pool {
     /// If the merge was cancelled.
     pub fn merge_unless(
         &self,
-        cancel: &Cancel,
+        is_cancelled: &dyn Fn() -> bool,
         inputs: Vec<Input>,
         format: &OutputFormat,
     ) -> Result<Merged, Cancelled> {
-        let mut merged = merge_unless(cancel, inputs, format)?;
+        let mut merged = merge_unless(is_cancelled, inputs, format)?;
         merged.pool = Some(self.clone());
         Ok(merged)
     }

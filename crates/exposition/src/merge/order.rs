@@ -12,12 +12,13 @@ use super::in_order::is_in_order;
 use super::plan::Plan;
 use super::series_key::{KeyMaker, SeriesKey, SeriesMap, distinguishing_label, sample_time};
 use super::source;
+use crate::Input;
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Suffix, Type};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
 use crate::syntax::line::Line;
 use crate::syntax::number;
-use crate::{Cancel, Cancelled, Input};
 
 /// The order in which the samples of some contributions to a family are written, where it is not that of the bodies.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub(super) fn order_metrics(
     domains: &Domains,
     plan: &mut Plan,
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Vec<ExplicitOrder>, Cancelled> {
     let mut orders = Vec::new();
     for family in 0..plan.families.len() {
@@ -86,7 +87,7 @@ fn metric_order(
     family: &OutputFamily,
     contributions: &[Contribution],
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Option<Vec<SamplePosition>>, Cancelled> {
     if let [contribution] = contributions
         && is_in_order(&inputs[contribution.input as usize], family.kind, contribution)
@@ -169,7 +170,7 @@ pub(super) fn sort_samples(
     family: &OutputFamily,
     contributions: &[Contribution],
     format: &OutputFormat,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Option<Vec<SamplePosition>>, Cancelled> {
     if !needs_order(inputs, family.kind, contributions) {
         return Ok(None);

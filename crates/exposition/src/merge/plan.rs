@@ -15,11 +15,12 @@ use super::conflicts::{self, Conflict, ConflictKind};
 use super::family::{self, Contribution, Help, OutputFamily, SourceText};
 use super::names::{NameId, Names};
 use super::slots::{SlotId, Slots};
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Group, Suffix, Type};
 use crate::negotiate::OutputFormat;
 use crate::syntax::line::Span;
 use crate::syntax::name;
-use crate::{Cancel, Cancelled, Exposition, Input};
+use crate::{Exposition, Input};
 
 /// The families of the response, in the order in which they are written, and what the targets disagree on.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ pub(crate) struct Plan {
     pub(crate) conflicts: Vec<Conflict>,
 }
 
-pub(super) fn plan(inputs: &[Input], format: &OutputFormat, cancel: &Cancel) -> Result<Plan, Cancelled> {
+pub(super) fn plan(inputs: &[Input], format: &OutputFormat, cancel: Cancel<'_>) -> Result<Plan, Cancelled> {
     let open_metrics = format.is_open_metrics();
     let mut slots = collect::collect(inputs, format, cancel)?;
     for slot in conflicts::contested_info_and_stateset(&slots, open_metrics) {
@@ -95,7 +96,7 @@ fn finish(
     inputs: &[Input],
     format: &OutputFormat,
     mut conflicts: Vec<Conflict>,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
 ) -> Result<Plan, Cancelled> {
     let written: Vec<SlotId> = slots.ids().filter(|&slot| slots.is_written(slot)).collect();
     let mut families: Vec<OutputFamily> = written

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 
 use super::family::Contribution;
+use crate::cancel::{Cancel, Cancelled};
 use crate::index::{Group, Run, Sample, Suffix};
 use crate::syntax::line::Line;
 use crate::syntax::{name, number};
-use crate::{Cancel, Cancelled, Exposition, Input};
+use crate::{Exposition, Input};
 
 /// A sample of a contribution, while it is visited. Its line is in the `Line` of the visitor.
 #[derive(Clone, Copy)]
@@ -28,7 +29,7 @@ pub(super) fn visit_samples<'a>(
     input: &'a Input,
     contribution: &Contribution,
     line: &mut Line,
-    cancel: &Cancel,
+    cancel: Cancel<'_>,
     mut visit: impl FnMut(Visited<'a>, &Line) -> bool,
 ) -> Result<bool, Cancelled> {
     let Some(exposition) = &input.exposition else {

@@ -1,6 +1,6 @@
 //! The bytes of the response, gathered into chunks of about one size.
 
-use crate::{Cancel, Pool};
+use crate::Pool;
 
 /// Pieces are copied in whole blocks of this size, so that some bytes behind their end are copied as well and overwritten
 /// by the next piece. A call of `memcpy` for each short piece, or a loop over its bytes, costs more than the copy itself.
@@ -35,7 +35,6 @@ pub(crate) struct Chunks<'a> {
     filled: usize,
     chunk_bytes: usize,
     pool: Option<&'a Pool>,
-    cancel: &'a Cancel,
     sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
     is_stopped: bool,
 }
@@ -44,7 +43,6 @@ impl<'a> Chunks<'a> {
     pub(crate) fn new(
         chunk_bytes: usize,
         pool: Option<&'a Pool>,
-        cancel: &'a Cancel,
         sink: &'a mut dyn FnMut(Vec<u8>) -> bool,
     ) -> Self {
         let mut chunks = Self {
@@ -52,7 +50,6 @@ impl<'a> Chunks<'a> {
             filled: 0,
             chunk_bytes: chunk_bytes.max(1),
             pool,
-            cancel,
             sink,
             is_stopped: false,
         };
@@ -121,12 +118,7 @@ impl<'a> Chunks<'a> {
         let mut full = std::mem::replace(&mut self.buffer, next);
         full.truncate(self.filled);
         self.filled = 0;
-        self.is_stopped |= !(self.sink)(full) || self.cancel.is_cancelled();
-    }
-
-    /// Stops if the merge is cancelled. Full chunks are looked at anyway; this is for samples that take time and add little.
-    pub(super) fn check_cancelled(&mut self) {
-        self.is_stopped |= self.cancel.is_cancelled();
+        self.is_stopped |= !(self.sink)(full);
     }
 
     /// Hands the last chunk to the sink.

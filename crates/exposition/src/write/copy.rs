@@ -120,7 +120,6 @@ impl<'a> RunWriter<'a> {
                         out.push(&scratch.text);
                     }
                     out.flush();
-                    out.check_cancelled();
                     if out.is_stopped() {
                         return;
                     }

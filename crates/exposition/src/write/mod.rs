@@ -25,10 +25,9 @@ const PREFETCH_BYTES: usize = 4096;
 const UP_HELP: &[u8] = b"Whether the target was scraped and its exposition accepted (1) or not (0).";
 
 impl Merged {
-    /// Writes the response in chunks of about `chunk_bytes`. Stops early if `sink` returns false, or if the merge is
-    /// cancelled.
+    /// Writes the response in chunks of about `chunk_bytes`. Stops early if `sink` returns false.
     pub fn write(&self, chunk_bytes: usize, sink: &mut dyn FnMut(Vec<u8>) -> bool) {
-        let mut out = Chunks::new(chunk_bytes, self.pool.as_ref(), &self.cancel, sink);
+        let mut out = Chunks::new(chunk_bytes, self.pool.as_ref(), sink);
         let writer = Writer {
             merged: self,
             added_labels: self.inputs.iter().map(AddedLabels::new).collect(),
