@@ -46,8 +46,9 @@ impl Controlled {
             Process::spawn(name, command, &dir.path().join(format!("{name}.log")))
         };
         let alone = ["--leader-elect=false", "--secure-port=0"];
-        // Without the controller that removes pods of unknown nodes: the targets below belong to one.
-        let controllers = "--controllers=deployment-controller,replicaset-controller,statefulset-controller";
+        // The lifecycle controller removes the taint of a new node. The controller that removes pods of unknown nodes is left
+        // out, since the targets below belong to one.
+        let controllers = "--controllers=deployment-controller,replicaset-controller,statefulset-controller,node-lifecycle-controller";
         let processes = vec![
             spawn("kube-controller-manager", &[&alone[..], &[controllers]].concat()),
             spawn("kube-scheduler", &alone),
