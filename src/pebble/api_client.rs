@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::PebbleError;
+use super::error::io_kind;
 
 /// How long a read may take: Pebble responds within milliseconds, unless its state lock is jammed.
 const READ_LIMIT: Duration = Duration::from_secs(5);
@@ -133,7 +134,7 @@ impl Client {
         if source.is_connect() {
             PebbleError::Connect {
                 socket: self.socket.clone(),
-                source,
+                kind: io_kind(&source),
             }
         } else {
             PebbleError::Broken {
@@ -212,7 +213,7 @@ mod tests {
         assert!(!error.is_denied());
         assert_eq!(
             error.to_string(),
-            "cannot connect to Pebble at /nonexistent/.pebble.socket"
+            "cannot connect to Pebble at /nonexistent/.pebble.socket: there is no socket; start Pebble, or set --pebble-socket"
         );
     }
 

@@ -1,5 +1,7 @@
 //! Errors of a request to Pebble.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,18 +9,14 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum PebbleError {
     /// There is no socket, nothing listens on it, or this user may not reach it.
-    #[error("cannot connect to Pebble at {}", socket.display())]
-    Connect {
-        socket: PathBuf,
-        #[source]
-        source: hyper_util::client::legacy::Error,
-    },
+    #[error("cannot connect to Pebble at {}: {}", socket.display(), connect_reason(*kind))]
+    Connect { socket: PathBuf, kind: ErrorKind },
     /// The connection broke.
     #[error("cannot finish {request}")]
     Broken {
         request: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// There was no response in time.
     #[error("no response to {request} within {limit:?}")]
@@ -74,29 +72,23 @@ impl PebbleError {
     /// Whether there is no socket, or one that an ended Pebble left behind.
     pub fn is_absent(&self) -> bool {
         matches!(
-            self.connect_error(),
-            Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+            self,
+            Self::Connect {
+                kind: ErrorKind::NotFound | ErrorKind::ConnectionRefused,
+                ..
+            }
         )
     }
 
     /// Whether this user may not reach the socket, as in a folder of mode 0700.
     pub fn is_forbidden(&self) -> bool {
-        self.connect_error() == Some(std::io::ErrorKind::PermissionDenied)
-    }
-
-    /// Why the operating system refused the connection.
-    fn connect_error(&self) -> Option<std::io::ErrorKind> {
-        let Self::Connect { source, .. } = self else {
-            return None;
-        };
-        let mut cause: Option<&dyn std::error::Error> = Some(source);
-        while let Some(error) = cause {
-            if let Some(error) = error.downcast_ref::<std::io::Error>() {
-                return Some(error.kind());
+        matches!(
+            self,
+            Self::Connect {
+                kind: ErrorKind::PermissionDenied,
+                ..
             }
-            cause = error.source();
-        }
-        None
+        )
     }
 
     /// The word for metrics.
@@ -111,4 +103,29 @@ impl PebbleError {
             Self::Change { .. } => "change",
         }
     }
+}
+
+/// Why a connection failed, and what to do.
+fn connect_reason(kind: ErrorKind) -> String {
+    match kind {
+        ErrorKind::NotFound => "there is no socket; start Pebble, or set --pebble-socket".to_owned(),
+        ErrorKind::ConnectionRefused => "nothing listens on it; start Pebble".to_owned(),
+        ErrorKind::PermissionDenied => format!(
+            "permission denied for uid {}; run this as Pebble's user or as root",
+            rustix::process::geteuid().as_raw()
+        ),
+        kind => kind.to_string(),
+    }
+}
+
+/// The reason of the operating system, among the causes of an HTTP client's error.
+pub(super) fn io_kind(error: &(dyn Error + 'static)) -> ErrorKind {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.kind();
+        }
+        cause = error.source();
+    }
+    ErrorKind::Other
 }
