@@ -1,7 +1,7 @@
-//! Builds and owns everything: listener, discovery, reconciler and their end.
+//! Starts and owns the listener, discovery and the reconciler.
 //!
-//! Shell. Every task has one owner here, which awaits it. A long-lived task that ends on its own or panics ends the
-//! process with an error, and Pebble restarts it with backoff.
+//! Shell. Every task has one owner here, which awaits it. A long-lived task that ends by itself or panics ends the process
+//! with an error, and Pebble restarts it with backoff.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 use crate::{discovery, pebble, reconciler};
 
-/// How long tasks other than the server may take to end; they hold nothing that needs longer.
+/// How long tasks other than the server may take to end. None of them has work that needs longer.
 const TASK_GRACE: Duration = Duration::from_millis(500);
 
-/// A running proxy: where it listens, and a wait for its end.
+/// A running proxy.
 #[derive(Debug)]
 pub struct Bound {
     /// The address in use.
     pub address: SocketAddr,
-    /// Readiness, as `/readyz` sees it.
+    /// The conditions that `/readyz` reports.
     pub health: Arc<Health>,
     tasks: JoinSet<&'static str>,
     shutdown: Shutdown,
@@ -37,7 +37,7 @@ pub struct Bound {
 /// Binds, then starts everything.
 ///
 /// # Errors
-/// Where the port is taken, the certificate authorities cannot be read, or the cluster's configuration is broken.
+/// Where the port is in use, the certificate authorities cannot be read, or the cluster's configuration is broken.
 pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let server = Server::bind(&config).with_context(|| {
         format!(
@@ -47,12 +47,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
     })?;
     let address = server
         .local_addr()
-        .context("cannot tell the address of the listener")?;
+        .context("cannot read the address of the listener")?;
     let health = Arc::new(Health::default());
     let telemetry = Arc::new(Telemetry::default());
-    let scraper = Arc::new(Scraper::try_new(&config.scrape).context("cannot prepare scrapes")?);
-    let mut tasks = JoinSet::new();
-
     let (discovery, watching) = discovery::start(
         &config.discovery,
         Arc::clone(&health),
@@ -61,12 +58,6 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
     )
     .await
     .context("cannot start discovery")?;
-    tasks.spawn(async move {
-        watching.await;
-        "discovery"
-    });
-    let pebble = (config.pebble.own_metrics && config.pebble.mode != PebbleMode::Off)
-        .then(|| pebble::PebbleScraper::new(&config.pebble));
     // Runs even with `--pebble off`: it still reports that the identity is unavailable, and still exits when the parent
     // Pebble ends.
     let reconciling = reconciler::run(
@@ -76,26 +67,19 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
         Arc::clone(&telemetry),
         shutdown.clone(),
     );
+    let state = app_state(&config, discovery, Arc::clone(&health), telemetry)?;
+    let serving = server.serve(Arc::new(state), shutdown.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        watching.await;
+        "discovery"
+    });
     tasks.spawn(async move {
         reconciling.await;
         "reconciler"
     });
-    let max_responses = config.listen.max_concurrent_responses;
-    let state = Arc::new(AppState {
-        responses: Arc::new(Semaphore::new(max_responses)),
-        merges: MergePool::try_new(max_responses).context("cannot start the threads for merges")?,
-        settings: config.scrape.clone(),
-        discovery,
-        health: Arc::clone(&health),
-        telemetry,
-        scraper,
-        scrape_status: ScrapeStatus::default(),
-        write_times: crate::scrape::WriteTimes::default(),
-        pebble,
-    });
-    let stop = shutdown.clone();
     tasks.spawn(async move {
-        server.serve(state, stop).await;
+        serving.await;
         "server"
     });
     tracing::info!(%address, version = crate::VERSION, "Serving");
@@ -108,20 +92,43 @@ pub async fn start(config: Config, shutdown: Shutdown) -> anyhow::Result<Bound> 
     })
 }
 
+/// What the server's handlers share.
+fn app_state(
+    config: &Config,
+    discovery: discovery::Handle,
+    health: Arc<Health>,
+    telemetry: Arc<Telemetry>,
+) -> anyhow::Result<AppState> {
+    let max_responses = config.listen.max_concurrent_responses;
+    let scrapes_pebble = config.pebble.own_metrics && config.pebble.mode != PebbleMode::Off;
+    Ok(AppState {
+        settings: config.scrape.clone(),
+        discovery,
+        health,
+        telemetry,
+        scraper: Arc::new(Scraper::try_new(&config.scrape).context("cannot prepare scrapes")?),
+        scrape_status: ScrapeStatus::default(),
+        write_times: crate::scrape::WriteTimes::default(),
+        pebble: scrapes_pebble.then(|| pebble::PebbleScraper::new(&config.pebble)),
+        responses: Arc::new(Semaphore::new(max_responses)),
+        merges: MergePool::try_new(max_responses).context("cannot start the threads for merges")?,
+    })
+}
+
 impl Bound {
-    /// Waits for the end. `Ok` after a shutdown, however late some task was.
+    /// Waits until every task has ended. `Ok` after a shutdown, even where a task was late.
     ///
     /// # Errors
-    /// Where a task ended on its own or panicked; the others are stopped then.
+    /// Where a task ended by itself or panicked; the others are stopped then.
     pub async fn wait(mut self) -> anyhow::Result<()> {
         let ended = tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             ended = self.tasks.join_next() => match ended {
-                // At shutdown a task may be through before this select sees the signal.
+                // At shutdown a task may end before this select sees the signal.
                 Some(_) if self.shutdown.is_cancelled() => Ok(()),
-                Some(Ok(name)) => Err(anyhow!("{name} ended on its own; please report this")),
+                Some(Ok(name)) => Err(anyhow!("{name} ended by itself; please report this")),
                 Some(Err(error)) => Err(anyhow!(error).context("a task failed; please report this")),
-                None => Err(anyhow!("nothing is left to wait for; please report this")),
+                None => Err(anyhow!("no task is left; please report this")),
             },
         };
         self.shutdown.cancel();

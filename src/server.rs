@@ -3,11 +3,13 @@
 //! Shell. [`Server::bind`] takes the port, [`Server::serve`] accepts connections until shutdown and lets requests in
 //! progress finish.
 
+mod api;
 mod connection;
 mod connections;
 mod merge_pool;
 mod metrics_handler;
 mod page;
+mod report;
 mod response;
 mod response_stream;
 mod routes;
@@ -27,9 +29,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+pub use api::TargetsResponse;
 pub use merge_pool::MergePool;
+pub use report::{ConflictReport, LastRequest, LastScrape, Report, SkippedReport, TargetReport};
 pub use response::Body;
-pub use status::{LastScrape, Report, ScrapeStatus, SkippedReport, TargetReport, report};
+pub use status::{RequestSummary, ScrapeStatus, report};
 
 use crate::config::{self, Config};
 use crate::discovery;

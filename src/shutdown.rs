@@ -1,6 +1,6 @@
-//! The one signal that ends everything (leaf).
+//! The signal that ends all tasks (leaf).
 
-/// Cancelled when the process shall end. Every long-lived task waits for it beside its work.
+/// Cancelled when the process must end. Every long-lived task waits for it beside its work.
 pub type Shutdown = tokio_util::sync::CancellationToken;
 
 /// Cancels `shutdown` at SIGTERM or SIGINT; a second signal ends the process at once with exit code 130.

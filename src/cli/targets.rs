@@ -15,7 +15,7 @@ use super::identity::{Output, print};
 use crate::config::Config;
 use crate::discovery::{self, SyncState};
 use crate::health::Health;
-use crate::server::{Report, ScrapeStatus, report};
+use crate::server::{Report, ScrapeStatus, TargetsResponse, report};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
@@ -70,7 +70,9 @@ async fn from_proxy(port: u16) -> anyhow::Result<Report> {
     if !status.is_success() {
         bail!("what listens on port {port} answered {status}; is it metrics-proxy?");
     }
-    serde_json::from_slice(&body).with_context(|| format!("what listens on port {port} is not metrics-proxy"))
+    serde_json::from_slice::<TargetsResponse>(&body)
+        .map(TargetsResponse::into_report)
+        .with_context(|| format!("what listens on port {port} is not metrics-proxy"))
 }
 
 async fn from_source(config: Config) -> anyhow::Result<Report> {
@@ -174,7 +176,6 @@ mod tests {
                 namespace: "ns".to_owned(),
                 pod: "web-0".to_owned(),
                 url: "http://10.0.0.1:80/metrics".to_owned(),
-                labels: Vec::new(),
                 health: "down".to_owned(),
                 last_scrape: Some(LastScrape {
                     at: "2026-01-01T00:00:00Z".to_owned(),
@@ -184,6 +185,7 @@ mod tests {
                     error: Some("answered 500 Internal Server Error".to_owned()),
                     error_kind: Some("status".to_owned()),
                 }),
+                ..TargetReport::default()
             }],
             skipped: vec![SkippedReport {
                 namespace: "ns".to_owned(),
@@ -192,6 +194,7 @@ mod tests {
                 reason: "it has no IP yet".to_owned(),
             }],
             unsupported: vec!["PodMonitor ns/m: spec.jobLabel is not supported".to_owned()],
+            ..Report::default()
         };
         let expected = "\
 Discovery is synced, confirmed 3 s ago

@@ -13,6 +13,7 @@ use http_body_util::{BodyExt as _, Empty};
 use super::connection::ConnectionState;
 use super::response::{Body, text};
 use super::response_stream::{InFlight, ResponseStream};
+use super::status::RequestSummary;
 use super::{AppState, self_metrics};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
@@ -33,16 +34,20 @@ struct MetricsRequest {
     /// It comes from another proxy. Proxies that select each other's pods must not scrape in a circle.
     is_from_proxy: bool,
     deadline: Deadline,
+    /// For `/targets`.
+    summary: RequestSummary,
 }
 
 impl MetricsRequest {
     fn read(state: &AppState, headers: &HeaderMap) -> Self {
         let header = |name| header_text(headers, name);
         let user_agent = header(&USER_AGENT);
+        let timeout = header(&TIMEOUT_HEADER);
+        let now = Instant::now();
         let deadline = Deadline::new(
-            Instant::now(),
+            now,
             &state.settings,
-            header(&TIMEOUT_HEADER).as_deref(),
+            timeout.as_deref(),
             state.write_times.expected(),
         );
         Self {
@@ -51,8 +56,16 @@ impl MetricsRequest {
                 header(&ACCEPT_ENCODING).as_deref(),
                 user_agent.as_deref(),
             ),
-            is_from_proxy: user_agent.is_some_and(|agent| agent.starts_with("metrics-proxy/")),
+            is_from_proxy: user_agent
+                .as_deref()
+                .is_some_and(|agent| agent.starts_with("metrics-proxy/")),
             deadline,
+            summary: RequestSummary {
+                by: user_agent.unwrap_or_else(|| "an unnamed client".to_owned()),
+                timeout,
+                targets_had: deadline.at.saturating_duration_since(now),
+                at: now,
+            },
         }
     }
 }
@@ -135,6 +148,7 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
     });
     record(state, &outcomes);
     state.scrape_status.record(began, &outcomes);
+    state.scrape_status.record_request(request.summary.clone());
     let mut inputs = vec![self_metrics::of_proxy(state, &outcomes)];
     inputs.extend(outcomes.into_iter().map(input));
     inputs.extend(pebble);

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::AppState;
+use super::report::ConflictReport;
 use super::response::Body;
 use crate::telemetry::Reason;
 use exposition::{DeflatedBlock, GzipStream, Input, OutputFormat, deflate_block};
@@ -238,11 +239,13 @@ fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &m
         state.write_times.record(started.elapsed().saturating_sub(waited));
         let _ = sender.blocking_send(Piece::End);
     }
-    for exposition in merged
-        .into_inputs()
+    let conflicts = merged.conflicts().to_vec();
+    let inputs = merged.into_inputs();
+    let conflicts = conflicts
         .into_iter()
-        .filter_map(|input| input.exposition)
-    {
+        .map(|conflict| conflict_report(conflict, &inputs));
+    state.scrape_status.record_conflicts(conflicts.collect());
+    for exposition in inputs.into_iter().filter_map(|input| input.exposition) {
         state.scraper.pool.release(exposition.into_body());
     }
     state.scraper.pool.end_of_response();
@@ -257,5 +260,23 @@ fn record(state: &AppState, merged: &exposition::Merged) {
         let reason = conflict.kind.as_str();
         metrics.conflicts.get_or_create(&Reason { reason }).inc();
         tracing::debug!(%conflict, "Targets disagree on a metric family");
+    }
+}
+
+/// A conflict with the pods that take part in it.
+fn conflict_report(conflict: exposition::Conflict, inputs: &[Input]) -> ConflictReport {
+    let pod = |input: &Input| {
+        let label = |name: &str| input.labels.iter().find(|(label, _)| label == name);
+        match (label("k8s_namespace"), label("k8s_pod_name")) {
+            (Some((_, namespace)), Some((_, pod))) => format!("{namespace}/{pod}"),
+            _ => "metrics-proxy".to_owned(),
+        }
+    };
+    let inputs = conflict.inputs.iter().filter_map(|input| inputs.get(*input));
+    ConflictReport {
+        pods: inputs.map(pod).collect(),
+        family: conflict.family,
+        kind: conflict.kind.as_str().to_owned(),
+        detail: conflict.detail,
     }
 }

@@ -11,9 +11,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
+use super::api::{TargetsResponse, Wanted};
 use super::connection::{ConnectionState, GuardedBody};
-use super::response::{Body, html, json, text};
+use super::response::{Body, Encoding, html, json, text};
 use super::{AppState, metrics_handler, page, status};
+use crate::config;
 use crate::health::{Condition, Health};
 use crate::telemetry::Request as RequestLabels;
 
@@ -76,12 +78,40 @@ async fn route(state: Arc<AppState>, connection: &ConnectionState, head: &Parts)
         "/metrics" => metrics_handler::handle(state, connection, head).await,
         "/healthz" => text(StatusCode::OK, "ok\n".to_owned()),
         "/readyz" => readyz(&state.health, head.uri.query()),
-        "/api/v1/targets" => json(&status::report(&state.scrape_status, &state.discovery.latest())),
-        _ => {
+        "/api/v1/targets" => {
             let report = status::report(&state.scrape_status, &state.discovery.latest());
-            html(page::render(&report, &state.health.readiness(None, true)))
+            let wanted = Wanted::parse(head.uri.query().unwrap_or_default());
+            let response = TargetsResponse::new(report, wanted);
+            json(&response, Encoding::negotiate(&head.headers))
         }
+        _ => targets_page(&state, head),
     }
+}
+
+fn targets_page(state: &AppState, head: &Parts) -> Response<Body> {
+    let view = page::View {
+        report: &status::report(&state.scrape_status, &state.discovery.latest()),
+        conditions: &state.health.all(),
+        limits: &limits(&state.settings),
+        query: &page::Query::parse(head.uri.query().unwrap_or_default()),
+    };
+    html(page::render(&view), Encoding::negotiate(&head.headers))
+}
+
+/// The settings that a target can exceed.
+fn limits(settings: &config::Scrape) -> Vec<(&'static str, String)> {
+    let count = |limit: u64| match limit {
+        0 => "unlimited".to_owned(),
+        limit => limit.to_string(),
+    };
+    vec![
+        ("--timeout", format!("{:?}", settings.timeout)),
+        ("--max-body-bytes", count(settings.max_body_bytes)),
+        ("--max-samples", count(settings.max_samples)),
+        ("--max-labels", count(settings.max_labels)),
+        ("--max-label-name-length", count(settings.max_label_name_length)),
+        ("--max-label-value-length", count(settings.max_label_value_length)),
+    ]
 }
 
 /// `/readyz`, `/readyz?verbose`, `/readyz?only=identity`. An unknown word is an error: a misspelled probe that always

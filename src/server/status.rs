@@ -2,95 +2,34 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use serde::{Deserialize, Serialize};
-
+use super::report::{ConflictReport, LastRequest, LastScrape, Report, SkippedReport, TargetReport};
 use super::target_log::{Change, TargetLog};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
 use crate::scrape::ScrapeOutcome;
 use crate::targets::Target;
 
-/// The latest scrape of one target.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LastScrape {
-    /// When it began, as an RFC 3339 time.
-    pub at: String,
-    /// How long it took, in seconds.
-    pub duration_seconds: f64,
-    /// Samples in its body.
-    pub samples: usize,
-    /// Bytes of its body after decompression.
-    pub body_bytes: usize,
-    /// Why it gave none, with every cause; empty where it went well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// The error's stable word.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_kind: Option<String>,
-}
-
-/// One target in the report.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct TargetReport {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// The URL without its query, since parameters may be secrets.
-    pub url: String,
-    /// The labels added to its samples.
-    pub labels: Vec<(String, String)>,
-    /// `up`, `down` or `unknown` before the first scrape.
-    pub health: String,
-    /// The latest scrape, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_scrape: Option<LastScrape>,
-}
-
-/// One selected pod, or port of one, that is not scraped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SkippedReport {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod's name.
-    pub pod: String,
-    /// A stable word.
-    pub kind: String,
-    /// A sentence.
-    pub reason: String,
-}
-
-/// Everything that is selected, and what becomes of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// `pending`, `synced` or `refused`.
-    pub discovery: String,
-    /// Why discovery is pending or refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// Age of the set, in seconds, where it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub age_seconds: Option<f64>,
-    /// What is scraped, by namespace, pod, port.
-    pub targets: Vec<TargetReport>,
-    /// What is not.
-    pub skipped: Vec<SkippedReport>,
-    /// What PodMonitors and ServiceMonitors say that is not supported, a sentence each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unsupported: Vec<String>,
-}
-
 /// A target's latest scrape, and since when it has been up or down.
 #[derive(Debug, Clone)]
 struct TargetStatus {
     scrape: LastScrape,
+    at: Instant,
     since: Instant,
+}
+
+/// A request for `/metrics`, as far as a person may want to know about it.
+#[derive(Debug, Clone)]
+pub struct RequestSummary {
+    /// The User-Agent.
+    pub by: String,
+    /// The scraper's own timeout as it was sent.
+    pub timeout: Option<String>,
+    /// The time that the targets had.
+    pub targets_had: Duration,
+    /// When it came.
+    pub at: Instant,
 }
 
 /// The latest scrape of each target.
@@ -98,6 +37,8 @@ struct TargetStatus {
 pub struct ScrapeStatus {
     latest: Mutex<Arc<HashMap<Arc<Target>, TargetStatus>>>,
     log: Mutex<TargetLog>,
+    request: Mutex<Option<RequestSummary>>,
+    conflicts: Mutex<Vec<ConflictReport>>,
 }
 
 impl ScrapeStatus {
@@ -118,7 +59,12 @@ impl ScrapeStatus {
                 .filter(|_| is_same)
                 .map_or(now, |previous| previous.since);
             let scrape = last_scrape(&at, outcome);
-            next.insert(Arc::clone(&outcome.target), TargetStatus { scrape, since });
+            let status = TargetStatus {
+                scrape,
+                at: now,
+                since,
+            };
+            next.insert(Arc::clone(&outcome.target), status);
         }
         *latest = Arc::new(next);
         drop(latest);
@@ -126,6 +72,30 @@ impl ScrapeStatus {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .log(&changes, now);
+    }
+
+    /// Records the latest request for `/metrics`.
+    pub fn record_request(&self, request: RequestSummary) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
+    }
+
+    /// Records the conflicts between targets of the latest response.
+    pub fn record_conflicts(&self, conflicts: Vec<ConflictReport>) {
+        *self.conflicts.lock().unwrap_or_else(PoisonError::into_inner) = conflicts;
+    }
+
+    fn last_request(&self) -> Option<LastRequest> {
+        let request = self
+            .request
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
+        Some(LastRequest {
+            by: request.by,
+            timeout: request.timeout,
+            targets_had_seconds: request.targets_had.as_secs_f64(),
+            age_seconds: request.at.elapsed().as_secs_f64(),
+        })
     }
 
     fn latest(&self) -> Arc<HashMap<Arc<Target>, TargetStatus>> {
@@ -181,19 +151,21 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
         SyncState::Refused(reason) => ("refused", Some(reason.clone())),
     };
     let target = |target: &Arc<Target>| {
-        let last_scrape = latest.get(target).map(|status| status.scrape.clone());
-        let health = match &last_scrape {
+        let status = latest.get(target);
+        let health = match status.map(TargetStatus::is_up) {
             None => "unknown",
-            Some(LastScrape { error: None, .. }) => "up",
-            Some(_) => "down",
+            Some(true) => "up",
+            Some(false) => "down",
         };
         TargetReport {
             namespace: target.pod.namespace.clone(),
             pod: target.pod.name.clone(),
             url: target.public_url(),
-            labels: target.labels.clone(),
+            labels: target.labels.iter().cloned().collect(),
             health: health.to_owned(),
-            last_scrape,
+            health_seconds: status.map(|status| status.since.elapsed().as_secs_f64()),
+            age_seconds: status.map(|status| status.at.elapsed().as_secs_f64()),
+            last_scrape: status.map(|status| status.scrape.clone()),
         }
     };
     let skipped = |skipped: &crate::targets::Skipped| SkippedReport {
@@ -209,5 +181,11 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
         targets: snapshot.targets.targets.iter().map(target).collect(),
         skipped: snapshot.targets.skipped.iter().map(skipped).collect(),
         unsupported: snapshot.targets.unsupported.clone(),
+        conflicts: status
+            .conflicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone(),
+        last_request: status.last_request(),
     }
 }

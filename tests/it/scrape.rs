@@ -20,20 +20,20 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// The reason that `/api/v1/targets` gives for a pod, after a scrape.
 async fn error_kind(app: &App, pod: &str) -> Option<String> {
-    last_scrape(app, pod).await["errorKind"]
-        .as_str()
-        .map(str::to_owned)
+    last_scrape(app, pod).await["reason"].as_str().map(str::to_owned)
 }
 
 /// What `/api/v1/targets` says about the last scrape of a pod.
 async fn last_scrape(app: &App, pod: &str) -> Value {
     let report: Value = app.get("/api/v1/targets", &[]).await.json();
-    let targets = report["targets"].as_array().expect("a list of targets");
+    let targets = report["data"]["activeTargets"]
+        .as_array()
+        .expect("a list of targets");
     let target = targets
         .iter()
         .find(|target| target["pod"] == pod)
         .expect("the pod is a target");
-    target["lastScrape"].clone()
+    target.clone()
 }
 
 /// Lines of an answer that are not our own metrics.

@@ -1,6 +1,7 @@
 //! The listener, the routes, the configuration's report, start and stop, on the real binary.
 
 mod clients;
+mod page;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -130,8 +131,10 @@ async fn every_route_answers_and_others_say_what_there_is() {
         Some("ready")
     );
     let report = app.get("/api/v1/targets", &[]).await.json();
-    assert_eq!(report["targets"][0]["health"], "up");
-    assert_eq!(report["targets"][0]["lastScrape"]["samples"], 1);
+    assert_eq!(report["status"], "success");
+    let target = &report["data"]["activeTargets"][0];
+    assert_eq!((&target["health"], &target["samples"]), (&"up".into(), &1.into()));
+    assert_eq!(target["labels"]["k8s_pod_name"], "web-<b>");
     let unknown = app.get("/nope", &[]).await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
     assert!(unknown.text().contains("/metrics"));
@@ -150,6 +153,29 @@ async fn every_route_answers_and_others_say_what_there_is() {
         .expect("an answer");
     assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
     assert_eq!(pod.requests().len(), before, "HEAD asks no pod");
+}
+
+#[tokio::test]
+async fn targets_that_disagree_are_named_with_a_pod_for_each_type() {
+    let counter = Pod::serving("# TYPE job_size counter\njob_size 1\n").await;
+    let gauge = Pod::serving(
+        "# TYPE job_size histogram\njob_size_bucket{le=\"+Inf\"} 1\njob_size_count 1\njob_size_sum 1\n",
+    )
+    .await;
+    let pods = [
+        NewPod::scraped("a", counter.address),
+        NewPod::scraped("b", gauge.address),
+    ];
+    let app = App::with_pods(&pods, &[]).await;
+    app.metrics().await;
+    let report = app.get("/api/v1/targets?state=active", &[]).await.json();
+    let conflict = &report["data"]["conflicts"][0];
+    assert_eq!(conflict["family"], "job_size", "{report}");
+    assert_eq!(conflict["pods"], serde_json::json!(["ns/a", "ns/b"]));
+    assert_eq!(conflict["detail"], "counter job_size, histogram job_size");
+    let page = app.get("/targets", &[]).await.text();
+    assert!(page.contains("counter job_size, histogram job_size"), "{page}");
+    assert!(page.contains("ns/a, ns/b"), "{page}");
 }
 
 #[tokio::test]

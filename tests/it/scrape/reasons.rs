@@ -23,7 +23,7 @@ async fn check(cases: Vec<(&str, Answer, &str)>, args: &[&str]) {
     let app = App::with_pods(&pods, args).await;
     app.metrics().await;
     for ((name, _, expected), server) in cases.iter().zip(&servers) {
-        let error = last_scrape(&app, name).await["error"].clone();
+        let error = last_scrape(&app, name).await["lastError"].clone();
         let expected = expected.replace("ADDRESS", &server.address.to_string());
         assert_eq!(error.as_str(), Some(expected.as_str()), "{name}");
     }
@@ -163,7 +163,7 @@ async fn the_scrapers_own_timeout_is_named() {
     app.get("/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "1")])
         .await;
     assert_eq!(
-        last_scrape(&app, "p").await["error"],
+        last_scrape(&app, "p").await["lastError"],
         "no complete response within 0.5 s (the scraper's timeout): still waiting for the response; \
          make the exporter faster, or raise the scraper's scrape_timeout and --timeout (SCRAPE_TIMEOUT)"
     );
@@ -179,10 +179,10 @@ async fn a_wrong_port_is_told_from_the_default_port() {
     let app = App::with_pods(&pods, &[]).await;
     app.metrics().await;
     assert_eq!(
-        last_scrape(&app, "wrong-port").await["error"],
+        last_scrape(&app, "wrong-port").await["lastError"],
         format!("nothing listens on {refused}; check prometheus.io/port against the container's ports")
     );
-    let error = last_scrape(&app, "no-port").await["error"].to_string();
+    let error = last_scrape(&app, "no-port").await["lastError"].to_string();
     assert!(
         error.contains(":80; 80 is the default: set prometheus.io/port to the port that serves the metrics"),
         "{error}"
@@ -221,7 +221,7 @@ async fn faults_of_tls_are_named_with_dates_and_names() {
     let app = App::with_pods(&pods, &["--target-ca", ca.to_str().expect("UTF-8")]).await;
     app.metrics().await;
     let error = async |name: &str| {
-        let error = last_scrape(&app, name).await["error"].clone();
+        let error = last_scrape(&app, name).await["lastError"].clone();
         error.as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(
@@ -285,7 +285,7 @@ async fn a_pod_that_never_accepts_is_explained() {
     .await;
     app.metrics().await;
     assert_eq!(
-        last_scrape(&app, "p").await["error"],
+        last_scrape(&app, "p").await["lastError"],
         format!(
             "cannot connect to {}: no response within 0.3 s; check NetworkPolicies and the network between the two pods",
             full.address()

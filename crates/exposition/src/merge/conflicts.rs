@@ -51,6 +51,8 @@ pub struct Conflict {
     pub kind: ConflictKind,
     /// The claims, in words.
     pub detail: String,
+    /// One input for each family that takes part, as an index into the inputs of the merge.
+    pub inputs: Vec<usize>,
 }
 
 impl fmt::Display for Conflict {
@@ -140,7 +142,13 @@ pub(super) fn by_name(slots: &Slots, open_metrics: bool) -> Vec<Found> {
                 ConflictKind::Name
             };
             Found {
-                conflict: conflict(slots, claims[0].0, kind, detail.join(", ")),
+                conflict: conflict(
+                    slots,
+                    claims[0].0,
+                    kind,
+                    detail.join(", "),
+                    claims.iter().map(|&(_, slot)| slot),
+                ),
                 slots: claims
                     .iter()
                     .map(|&(_, slot)| slot)
@@ -170,7 +178,7 @@ pub(super) fn by_normalization(
             let kind = slot.kind.as_str(format.is_open_metrics());
             let detail = format!("{kind}, declared after its samples");
             found.push(Found {
-                conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
+                conflict: conflict(slots, slot.name, ConflictKind::Type, detail, [id]),
                 slots: vec![id],
             });
         }
@@ -226,7 +234,7 @@ pub(super) fn by_timestamps(
                 slot.kind.as_str(true)
             );
             found.push(Found {
-                conflict: conflict(slots, slot.name, ConflictKind::Type, detail),
+                conflict: conflict(slots, slot.name, ConflictKind::Type, detail, [id]),
                 slots: vec![id],
             });
         }
@@ -290,8 +298,16 @@ fn has_timestamps(input: &Input) -> bool {
     exposition.is_some_and(|exposition| exposition.index.has_timestamps)
 }
 
-fn conflict(slots: &Slots, name: NameId, kind: ConflictKind, detail: String) -> Conflict {
+fn conflict(
+    slots: &Slots,
+    name: NameId,
+    kind: ConflictKind,
+    detail: String,
+    families: impl IntoIterator<Item = SlotId>,
+) -> Conflict {
+    let first_input = |slot| slots.contributions(slot).next().map(|first| first.input as usize);
     Conflict {
+        inputs: families.into_iter().filter_map(first_input).collect(),
         family: String::from_utf8_lossy(slots.names.get(name)).into_owned(),
         kind,
         detail,

@@ -130,9 +130,9 @@ fn finish(
         if let (Some(help), Help::None) = (found.help, family.help) {
             family.help = Help::Of(help);
         }
-        family.unit = found
-            .unit
-            .filter(|unit| !found.units_differ && is_legal_unit(family, &names, unit.bytes(inputs), format));
+        family.unit = found.unit.filter(|unit| {
+            found.other_unit.is_none() && is_legal_unit(family, &names, unit.bytes(inputs), format)
+        });
     }
     add_help_without_samples(&mut families, inputs, format, &names);
     conflicts.sort_by(|a, b| (&a.family, a.kind).cmp(&(&b.family, b.kind)));
@@ -155,8 +155,10 @@ fn is_legal_unit(family: &OutputFamily, names: &Names, unit: &[u8], format: &Out
 struct Metadata {
     help: Option<SourceText>,
     unit: Option<SourceText>,
-    helps_differ: bool,
-    units_differ: bool,
+    /// The first input whose HELP differs from `help`.
+    other_help: Option<u32>,
+    /// The first input whose UNIT differs from `unit`.
+    other_unit: Option<u32>,
 }
 
 impl Metadata {
@@ -177,15 +179,22 @@ impl Metadata {
     }
 
     fn conflicts(&self, family: &[u8]) -> impl Iterator<Item = Conflict> {
-        let conflict = |kind, detail: &str| Conflict {
-            family: String::from_utf8_lossy(family).into_owned(),
-            kind,
-            detail: detail.to_owned(),
+        let conflict = |kind, detail: &str, first: Option<SourceText>, other: Option<u32>| {
+            let inputs = [first?.input, other?];
+            Some(Conflict {
+                family: String::from_utf8_lossy(family).into_owned(),
+                kind,
+                detail: detail.to_owned(),
+                inputs: inputs.map(|input| input as usize).to_vec(),
+            })
         };
-        let help = self
-            .helps_differ
-            .then(|| conflict(ConflictKind::Help, "the first is kept"));
-        let unit = self.units_differ.then(|| conflict(ConflictKind::Unit, "dropped"));
+        let help = conflict(
+            ConflictKind::Help,
+            "the first is kept",
+            self.help,
+            self.other_help,
+        );
+        let unit = conflict(ConflictKind::Unit, "dropped", self.unit, self.other_unit);
         help.into_iter().chain(unit)
     }
 
@@ -194,14 +203,20 @@ impl Metadata {
             let text = SourceText { input, span };
             match self.help {
                 None => self.help = Some(text),
-                Some(first) => self.helps_differ |= help_text(first, inputs) != help_text(text, inputs),
+                Some(first) if help_text(first, inputs) != help_text(text, inputs) => {
+                    self.other_help.get_or_insert(input);
+                }
+                Some(_) => {}
             }
         }
         if let Some(span) = group.unit.filter(|unit| !unit.is_empty()) {
             let text = SourceText { input, span };
             match self.unit {
                 None => self.unit = Some(text),
-                Some(first) => self.units_differ |= first.bytes(inputs) != text.bytes(inputs),
+                Some(first) if first.bytes(inputs) != text.bytes(inputs) => {
+                    self.other_unit.get_or_insert(input);
+                }
+                Some(_) => {}
             }
         }
     }
