@@ -167,9 +167,12 @@ fn status_text(status: &Status) -> String {
     let _ = writeln!(text, "Secret:   {secret}");
     for identity in &status.identities {
         let owner = match identity.owner {
-            Some(Owner::Secret(_)) => "of metrics-proxy, from the secret",
-            Some(Owner::Command) => "of metrics-proxy, set by command",
-            None => "of another writer",
+            Some(Owner::Secret(Some(port))) => {
+                format!("of metrics-proxy, from the secret of the proxy on port {port}")
+            }
+            Some(Owner::Secret(None)) => "of metrics-proxy, from the secret".to_owned(),
+            Some(Owner::Command) => "of metrics-proxy, set by command".to_owned(),
+            None => "of another writer".to_owned(),
         };
         let _ = writeln!(text, "Identity: {} ({}), {owner}", identity.name, identity.access);
     }

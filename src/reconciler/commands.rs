@@ -146,6 +146,23 @@ impl Status {
     pub fn is_good(&self) -> bool {
         self.pebble_error.is_none() && (self.secret == "none" || self.in_force == Some(true))
     }
+
+    /// Reads the secret, notes what it holds, and returns a credential that can be verified.
+    fn read_secret(&mut self, path: Option<&Path>) -> Option<Credential> {
+        match secret::read(path?) {
+            Reading::Absent => self.secret = "absent",
+            Reading::Refused(refusal) => {
+                self.secret = "refused";
+                self.secret_error = Some(refusal.to_string());
+            }
+            Reading::Usable(credential) => {
+                self.secret = "usable";
+                self.username = Some(credential.username.clone());
+                return Some(credential);
+            }
+        }
+        None
+    }
 }
 
 /// Reads the identities and the secret, and verifies the credential; changes nothing. Where Pebble has no HTTP address,
@@ -163,23 +180,7 @@ pub async fn status(settings: &config::Pebble) -> Status {
         in_force: None,
         identities: Vec::new(),
     };
-    let credential = match settings.secret.as_deref().map(secret::read) {
-        None => None,
-        Some(Reading::Absent) => {
-            status.secret = "absent";
-            None
-        }
-        Some(Reading::Refused(refusal)) => {
-            status.secret = "refused";
-            status.secret_error = Some(refusal.to_string());
-            None
-        }
-        Some(Reading::Usable(credential)) => {
-            status.secret = "usable";
-            status.username = Some(credential.username.clone());
-            Some(credential)
-        }
-    };
+    let credential = status.read_secret(settings.secret.as_deref());
     let seen = async {
         let info = connect(&client).await?;
         let identities = client.identities().await?;
