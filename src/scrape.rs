@@ -38,7 +38,7 @@ use crate::tls::TlsError;
 use client::{TargetClient, TargetResponse};
 use connection::Destination;
 use content::NotMetrics;
-use exposition::{Exposition, Limits, OutputFormat, Pool, RefusalKind};
+use exposition::{Exposition, Limits, OutputFormat, Pool, RejectionKind};
 use progress::Progress;
 use redirect::Redirect;
 
@@ -336,7 +336,7 @@ fn parse(
 ) -> Result<Exposition, ScrapeError> {
     let start = body[..body.len().min(content::MAX_START_BYTES)].to_vec();
     pool.parse(body, content_type, limits).map_err(|refusal| {
-        let syntax = matches!(refusal.kind, RefusalKind::Parse | RefusalKind::Protobuf);
+        let syntax = matches!(refusal.kind, RejectionKind::Parse | RejectionKind::Protobuf);
         match NotMetrics::detect(content_type, &start) {
             Some(found) if syntax => ScrapeError::NotMetrics(found),
             _ => ScrapeError::Refused(refusal),

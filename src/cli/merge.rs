@@ -8,7 +8,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 
-use exposition::{Escaping, Format, Input, Limits, OutputFormat, Refusal};
+use exposition::{Escaping, Format, Input, Limits, OutputFormat, Rejection};
 
 /// The formats as they are named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -121,7 +121,7 @@ pub(crate) struct Outcome {
     /// The exposition.
     pub(crate) text: Vec<u8>,
     /// Targets that were refused, by name, and why.
-    pub(crate) refused: Vec<(String, Refusal)>,
+    pub(crate) refused: Vec<(String, Rejection)>,
     /// Everything worth telling, refusals first, one line each.
     pub(crate) problems: Vec<String>,
 }

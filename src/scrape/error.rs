@@ -14,7 +14,7 @@ use super::progress::Step;
 use super::redirect::MAX_REDIRECTS;
 use crate::targets::{Scheme, Target};
 use crate::tls::TlsFault;
-use exposition::Refusal;
+use exposition::Rejection;
 
 /// What the texts say about a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub enum ScrapeError {
     /// The body is something else than an exposition.
     NotMetrics(NotMetrics),
     /// The body is not an exposition, or exceeds one of its limits.
-    Refused(Refusal),
+    Refused(Rejection),
     /// During the scrape, the pod's address was assigned to another pod.
     Moved,
     /// A bug: the task of the scrape ended without a result.

@@ -1,20 +1,20 @@
 //! The model: one parsed exposition as an index over the bytes it came in (core).
 //!
 //! Nothing is copied out of the body. A [`Sample`] is a few offsets, a [`Run`] is consecutive samples of one family,
-//! a [`Group`] is a family as its own target declares it. Which family of the answer a group ends up in is the
+//! a [`SourceFamily`] is a family as its own target declares it. Which family of the answer a group ends up in is the
 //! plan's business (`plan`), since that depends on the other targets.
 //!
 //! A third format (delimited protobuf) enters here: its decoder fills the same index over a body of its own. Outside
 //! `line` and the writer nothing assumes that a sample is a line of text.
 
-use crate::syntax::line::{Name, Span};
+use crate::syntax::sample_line::{Name, Span};
 
 /// What the names of our own metrics begin with.
 pub(crate) const OUR_PREFIX: &[u8] = b"metrics_proxy_";
 
 /// Types of both formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Type {
+pub(crate) enum MetricType {
     Counter,
     Gauge,
     Histogram,
@@ -26,7 +26,7 @@ pub(crate) enum Type {
     Unknown,
 }
 
-impl Type {
+impl MetricType {
     /// Reads the text of a TYPE line, byte for byte.
     pub(crate) fn parse(text: &[u8], open_metrics: bool) -> Option<Self> {
         Some(match text {
@@ -74,7 +74,7 @@ impl Type {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(crate) enum Suffix {
-    Bare,
+    Unsuffixed,
     Total,
     Created,
     Bucket,
@@ -87,7 +87,7 @@ pub(crate) enum Suffix {
 
 impl Suffix {
     pub(crate) const ALL: [Self; 9] = [
-        Self::Bare,
+        Self::Unsuffixed,
         Self::Total,
         Self::Created,
         Self::Bucket,
@@ -100,7 +100,7 @@ impl Suffix {
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Bare => "",
+            Self::Unsuffixed => "",
             Self::Total => "_total",
             Self::Created => "_created",
             Self::Bucket => "_bucket",
@@ -139,18 +139,18 @@ impl Suffixes {
 ///
 /// Prometheus 3 respells `le` and `quantile` by this alone, so a series depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Ambient {
+pub(crate) enum TypeContext {
     #[default]
     Other,
     Histogram,
     Summary,
 }
 
-impl Ambient {
-    pub(crate) fn of(kind: Type) -> Self {
+impl TypeContext {
+    pub(crate) fn of(kind: MetricType) -> Self {
         match kind {
-            Type::Histogram => Self::Histogram,
-            Type::Summary => Self::Summary,
+            MetricType::Histogram => Self::Histogram,
+            MetricType::Summary => Self::Summary,
             _ => Self::Other,
         }
     }
@@ -193,18 +193,18 @@ impl Sample {
     pub(crate) const TIMESTAMP: u32 = 2;
     pub(crate) const EXEMPLAR: u32 = 4;
     /// Not written the plain way: taken apart again when it is written.
-    pub(crate) const ODD: u32 = 8;
+    pub(crate) const NON_CANONICAL: u32 = 8;
     /// Dropped: its series is in the exposition already.
     pub(crate) const DROPPED: u32 = 16;
-    /// Some label set that a plain line may have, as an index into [`Index::shapes`].
-    pub(crate) const MAX_SHAPES: usize = 1 << 24;
+    /// Some label set that a plain line may have, as an index into [`Index::schemas`].
+    pub(crate) const MAX_SCHEMAS: usize = 1 << 24;
 
-    pub(crate) fn new(start: u32, series_end: u32, end: u32, flags: u32, shape: u32) -> Self {
+    pub(crate) fn new(start: u32, series_end: u32, end: u32, flags: u32, schema: u32) -> Self {
         Self {
             start,
             series_end,
             end,
-            flags: flags | shape << 8,
+            flags: flags | schema << 8,
         }
     }
 
@@ -216,7 +216,7 @@ impl Sample {
         self.flags |= flag;
     }
 
-    pub(crate) fn shape(self) -> usize {
+    pub(crate) fn schema(self) -> usize {
         (self.flags >> 8) as usize
     }
 }
@@ -229,18 +229,18 @@ pub(crate) struct Run {
     pub(crate) len: u32,
     /// Where its first line starts in the body.
     pub(crate) start: u32,
-    pub(crate) ambient: Ambient,
+    pub(crate) context: TypeContext,
 }
 
 /// A family as this exposition has it: samples whose names belong together.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Group {
+pub(crate) struct SourceFamily {
     pub(crate) name: Name,
     /// Two hashes of the decoded name, of one process's lifetime: groups of two bodies that share both have one name.
     pub(crate) name_key: (u64, u64),
     /// A hash of HELP and UNIT, to see at once that two bodies say the same.
     pub(crate) texts_key: u64,
-    pub(crate) kind: Option<Type>,
+    pub(crate) kind: Option<MetricType>,
     pub(crate) help: Option<Span>,
     pub(crate) unit: Option<Span>,
     pub(crate) suffixes: Suffixes,
@@ -249,7 +249,7 @@ pub(crate) struct Group {
     pub(crate) notes: u8,
 }
 
-impl Group {
+impl SourceFamily {
     /// Bounds written as integers (`1`) occur.
     pub(crate) const BOUND_INTEGER: u8 = 1;
     /// Bounds ending in `.0` occur.
@@ -268,8 +268,8 @@ impl Group {
 
 /// One sequence of label names that plain lines have.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    /// Range in [`Index::shape_names`].
+pub(crate) struct LabelSchema {
+    /// Range in [`Index::schema_names`].
     pub(crate) names: (u32, u32),
     /// Position of `le` and of `quantile` among them.
     pub(crate) le: Option<u32>,
@@ -283,11 +283,11 @@ pub(crate) struct Index {
     pub(crate) runs: Vec<Run>,
     /// Runs sorted by group, each group's in body order.
     pub(crate) run_order: Vec<u32>,
-    pub(crate) groups: Vec<Group>,
-    pub(crate) shapes: Vec<Shape>,
-    pub(crate) shape_names: Vec<Span>,
+    pub(crate) families: Vec<SourceFamily>,
+    pub(crate) schemas: Vec<LabelSchema>,
+    pub(crate) schema_names: Vec<Span>,
     /// Labels of lines that are not plain, by name; only whether they occur matters.
-    pub(crate) odd_label_names: Vec<Name>,
+    pub(crate) non_canonical_label_names: Vec<Name>,
     pub(crate) n_dropped: usize,
     /// Equal series may be spelled differently here: look again by meaning before writing.
     pub(crate) uncertain: bool,
@@ -318,20 +318,20 @@ impl Index {
         self.samples.clear();
         self.runs.clear();
         self.run_order.clear();
-        self.groups.clear();
-        self.shapes.clear();
-        self.shape_names.clear();
-        self.odd_label_names.clear();
+        self.families.clear();
+        self.schemas.clear();
+        self.schema_names.clear();
+        self.non_canonical_label_names.clear();
         self.n_dropped = 0;
         self.uncertain = false;
         self.quoted = false;
         self.has_timestamps = false;
     }
 
-    /// The label names of a shape, in their order.
-    pub(crate) fn shape_names(&self, shape: usize) -> &[Span] {
-        let (from, to) = self.shapes[shape].names;
-        &self.shape_names[from as usize..to as usize]
+    /// The label names of a schema, in their order.
+    pub(crate) fn schema_names(&self, schema: usize) -> &[Span] {
+        let (from, to) = self.schemas[schema].names;
+        &self.schema_names[from as usize..to as usize]
     }
 
     /// Bytes of memory that its vectors take.
@@ -355,14 +355,14 @@ impl Index {
             VectorSize::of(&self.samples),
             VectorSize::of(&self.runs),
             VectorSize::of(&self.run_order),
-            VectorSize::of(&self.groups),
-            VectorSize::of(&self.shapes),
-            VectorSize::of(&self.shape_names),
-            VectorSize::of(&self.odd_label_names),
+            VectorSize::of(&self.families),
+            VectorSize::of(&self.schemas),
+            VectorSize::of(&self.schema_names),
+            VectorSize::of(&self.non_canonical_label_names),
         ]
     }
 
-    pub(crate) fn group_runs(&self, group: &Group) -> impl Iterator<Item = &Run> {
+    pub(crate) fn family_runs(&self, group: &SourceFamily) -> impl Iterator<Item = &Run> {
         self.run_order[group.runs.0 as usize..group.runs.1 as usize]
             .iter()
             .map(|&run| &self.runs[run as usize])

@@ -52,7 +52,7 @@ pub struct Limits {
 
 /// The kind of a refusal, for metrics and for people who look for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalKind {
+pub enum RejectionKind {
     /// A line that Prometheus would refuse, or no exposition at all.
     Parse,
     /// A format that is not read here.
@@ -69,7 +69,7 @@ pub enum RefusalKind {
     LabelValueLength,
 }
 
-impl RefusalKind {
+impl RejectionKind {
     /// A word that stays the same between releases.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -86,10 +86,10 @@ impl RefusalKind {
 
 /// Why a body was refused. Displays as one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What kind of fault it is.
-    pub kind: RefusalKind,
-    /// The line at fault, from 1.
+pub struct Rejection {
+    /// What kind of error it is.
+    pub kind: RejectionKind,
+    /// The line at error, from 1.
     pub line: Option<u64>,
     /// What stands there: at most 80 printable characters.
     pub excerpt: String,
@@ -97,7 +97,7 @@ pub struct Refusal {
     pub reason: Cow<'static, str>,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {
             write!(f, "line {line}: ")?;
@@ -110,7 +110,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for Rejection {}
 
 /// One parsed body: its bytes and the index over them.
 #[derive(Debug)]
@@ -184,7 +184,7 @@ impl Exposition {
 ///
 /// # Errors
 /// A body with one line that Prometheus would refuse, or over a limit, is refused whole.
-pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Result<Exposition, Refusal> {
+pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Result<Exposition, Rejection> {
     let mut index = Index::default();
     let format = parse_with(&body, content_type, limits, &mut index, &mut Scratch::default())?;
     Ok(Exposition::new(body, index, format, None))
@@ -200,7 +200,7 @@ impl Pool {
         body: Vec<u8>,
         content_type: Option<&str>,
         limits: &Limits,
-    ) -> Result<Exposition, Refusal> {
+    ) -> Result<Exposition, Rejection> {
         let (mut index, mut scratch) = self.parser_memory(body.len());
         let parsed = parse_with(&body, content_type, limits, &mut index, &mut scratch);
         self.release_scratch(scratch);
@@ -220,9 +220,9 @@ fn parse_with(
     limits: &Limits,
     index: &mut Index,
     scratch: &mut Scratch,
-) -> Result<Format, Refusal> {
+) -> Result<Format, Rejection> {
     let refuse = |kind, reason| {
-        Err(Refusal {
+        Err(Rejection {
             kind,
             line: None,
             excerpt: String::new(),
@@ -230,18 +230,18 @@ fn parse_with(
         })
     };
     if body.len() > parse::MAX_BODY_BYTES {
-        return refuse(RefusalKind::BodySize, "the body is larger than 4 GiB");
+        return refuse(RejectionKind::BodySize, "the body is larger than 4 GiB");
     }
     let media = content_type::media_type(content_type);
     if media == MediaType::Protobuf {
-        return refuse(RefusalKind::Protobuf, "protobuf, which was not asked for");
+        return refuse(RejectionKind::Protobuf, "protobuf, which was not asked for");
     }
-    let at = |stop: parse::Stop| Refusal::at(body, stop.kind, stop.fault.at, stop.fault.reason);
+    let at = |stop: parse::RejectionAt| Rejection::at(body, stop.kind, stop.error.at, stop.error.reason);
     let labelled = media == MediaType::OpenMetrics;
     if labelled || ends_with_eof(body) {
         match parse::parse_into(body, true, limits, index, scratch) {
             Ok(()) => return Ok(Format::OpenMetrics),
-            Err(stop) if labelled || stop.kind != RefusalKind::Parse => return Err(at(stop)),
+            Err(stop) if labelled || stop.kind != RejectionKind::Parse => return Err(at(stop)),
             Err(_) => {}
         }
     }
@@ -255,8 +255,8 @@ fn ends_with_eof(body: &[u8]) -> bool {
         .is_some_and(|before| before.is_empty() || before.ends_with(b"\n"))
 }
 
-impl Refusal {
-    fn at(body: &[u8], kind: RefusalKind, at: usize, reason: Cow<'static, str>) -> Self {
+impl Rejection {
+    fn at(body: &[u8], kind: RejectionKind, at: usize, reason: Cow<'static, str>) -> Self {
         let at = at.min(body.len());
         let start = memchr::memrchr(b'\n', &body[..at]).map_or(0, |found| found + 1);
         let line = memchr::memchr_iter(b'\n', &body[..at]).count() as u64 + 1;

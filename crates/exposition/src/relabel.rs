@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use crate::index::Ambient;
+use crate::index::TypeContext;
 use crate::negotiate::OutputFormat;
-use crate::syntax::line::Line;
 use crate::syntax::name;
 use crate::syntax::number;
+use crate::syntax::sample_line::SampleLine;
 
 /// A label value: raw, in a spelling that is legal in the response, or decoded.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Value<'_> {
 pub(crate) struct BoundChanges {
     /// The type context in which Prometheus 3 normalizes a bound in a direct scrape, where it does not do so under the
     /// TYPE line that we write. We normalize it in its place.
-    pub(crate) normalize: Ambient,
+    pub(crate) normalize: TypeContext,
     /// `Inf` becomes `+Inf`, which the Python parser insists on.
     pub(crate) sign_infinity: bool,
 }
@@ -55,7 +55,7 @@ pub(crate) struct BoundChanges {
 /// The labels of `line` in their order, then those that are added.
 pub(crate) fn relabel<'a>(
     body: &'a [u8],
-    line: &Line,
+    line: &SampleLine,
     added: &'a [(String, String)],
     format: &OutputFormat,
     bounds: BoundChanges,
@@ -99,7 +99,7 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(body: &'a [u8], line: &Line) -> Self {
+    fn of(body: &'a [u8], line: &SampleLine) -> Self {
         Self {
             taken: line.labels.iter().map(|label| label.name.decode(body)).collect(),
             last_number: HashMap::default(),
@@ -223,9 +223,9 @@ mod tests {
     #[track_caller]
     fn check(series: &str, added: &[(&str, &str)], expect: &str) {
         let body = format!("{series} 1\n");
-        let mut line = Line::default();
+        let mut line = SampleLine::default();
         line.read(body.as_bytes(), 0, false)
-            .unwrap_or_else(|fault| panic!("{fault:?}"));
+            .unwrap_or_else(|error| panic!("{error:?}"));
         let added: Vec<_> = added
             .iter()
             .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))

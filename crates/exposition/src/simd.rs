@@ -5,23 +5,23 @@
 
 use wide::u8x16;
 
-pub(crate) type Block = [u8; 16];
+pub(crate) type Lane = [u8; 16];
 
 /// The sixteen bytes at `at`; `None` where the text ends before.
 #[inline(always)]
-pub(crate) fn at(text: &[u8], at: usize) -> Option<&Block> {
+pub(crate) fn at(text: &[u8], at: usize) -> Option<&Lane> {
     text.get(at..)?.first_chunk()
 }
 
 /// Bytes that differ.
 #[inline(always)]
-pub(crate) fn differing(a: &Block, b: &Block) -> u32 {
+pub(crate) fn differing(a: &Lane, b: &Lane) -> u32 {
     u8x16::new(*a).simd_eq(u8x16::new(*b)).to_bitmask() ^ 0xffff
 }
 
 /// Quotes, backslashes, line feeds, and bytes outside ASCII.
 #[inline(always)]
-pub(crate) fn specials(block: &Block) -> u32 {
+pub(crate) fn specials(block: &Lane) -> u32 {
     let bytes = u8x16::new(*block);
     let is = |byte| bytes.simd_eq(u8x16::splat(byte));
     // The mask takes the top bit of each byte.
@@ -30,14 +30,14 @@ pub(crate) fn specials(block: &Block) -> u32 {
 
 /// Decimal digits.
 #[inline(always)]
-pub(crate) fn digits(block: &Block) -> u32 {
+pub(crate) fn digits(block: &Lane) -> u32 {
     let bytes = u8x16::new(*block) - u8x16::splat(b'0');
     bytes.simd_eq(bytes.min(u8x16::splat(9))).to_bitmask()
 }
 
 /// Letters, digits and underscores; colons if asked.
 #[inline(always)]
-pub(crate) fn name_bytes(block: &Block, colon: bool) -> u32 {
+pub(crate) fn name_bytes(block: &Lane, colon: bool) -> u32 {
     let bytes = u8x16::new(*block);
     let within = |bytes: u8x16, from: u8, to: u8| {
         let bytes = bytes - u8x16::splat(from);
@@ -51,7 +51,7 @@ pub(crate) fn name_bytes(block: &Block, colon: bool) -> u32 {
 
 /// Bytes that are equal to one.
 #[inline(always)]
-pub(crate) fn equal_to(block: &Block, byte: u8) -> u32 {
+pub(crate) fn equal_to(block: &Lane, byte: u8) -> u32 {
     u8x16::new(*block).simd_eq(u8x16::splat(byte)).to_bitmask()
 }
 

@@ -4,7 +4,7 @@
 //! `counter-names` and `unsuffixed-samples` of docs/explanation/merge-rules.md. A sample keeps its name in every case; what
 //! is decided is under which TYPE line it stands.
 
-use crate::index::{Suffix, Type};
+use crate::index::{MetricType, Suffix};
 
 /// What a family of the response is named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,50 +29,58 @@ pub(super) struct Traits {
 }
 
 /// The family of a sample in a text response.
-pub(super) fn in_text(kind: Type, suffix: Suffix) -> (FamilyName, Type) {
+pub(super) fn in_text(kind: MetricType, suffix: Suffix) -> (FamilyName, MetricType) {
     use FamilyName::{Sample, Source};
     match (kind, suffix) {
-        (Type::Counter, Suffix::Bare) => (Source, Type::Counter),
-        (Type::Counter, Suffix::Total) => (Sample, Type::Counter),
-        (Type::Histogram, Suffix::Bucket | Suffix::Sum | Suffix::Count) => (Source, Type::Histogram),
-        (Type::Summary, Suffix::Bare | Suffix::Sum | Suffix::Count) => (Source, Type::Summary),
+        (MetricType::Counter, Suffix::Unsuffixed) => (Source, MetricType::Counter),
+        (MetricType::Counter, Suffix::Total) => (Sample, MetricType::Counter),
+        (MetricType::Histogram, Suffix::Bucket | Suffix::Sum | Suffix::Count) => {
+            (Source, MetricType::Histogram)
+        }
+        (MetricType::Summary, Suffix::Unsuffixed | Suffix::Sum | Suffix::Count) => {
+            (Source, MetricType::Summary)
+        }
         // Text has no type for a gauge histogram. Its buckets may decrease, which those of a histogram may not.
-        (Type::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount)
-        | (Type::Counter | Type::Histogram | Type::Summary, Suffix::Created)
-        | (Type::Info, Suffix::Info)
-        | (Type::StateSet | Type::Gauge, Suffix::Bare) => (Sample, Type::Gauge),
-        _ => (Sample, Type::Unknown),
+        (MetricType::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount)
+        | (MetricType::Counter | MetricType::Histogram | MetricType::Summary, Suffix::Created)
+        | (MetricType::Info, Suffix::Info)
+        | (MetricType::StateSet | MetricType::Gauge, Suffix::Unsuffixed) => (Sample, MetricType::Gauge),
+        _ => (Sample, MetricType::Unknown),
     }
 }
 
 /// The family of a sample in an OpenMetrics response.
-pub(super) fn in_openmetrics(kind: Type, suffix: Suffix, traits: Traits) -> (FamilyName, Type) {
+pub(super) fn in_openmetrics(kind: MetricType, suffix: Suffix, traits: Traits) -> (FamilyName, MetricType) {
     use FamilyName::{Sample, Source, WithoutTotal};
     let complete = !traits.lacks_label;
     match (kind, suffix) {
-        (Type::Counter, Suffix::Total) => (Source, Type::Counter),
-        (Type::Counter, Suffix::Bare) if traits.ends_in_total => (WithoutTotal, Type::Counter),
-        (Type::Counter, Suffix::Bare) if traits.unsuffixed_counters => (Source, Type::Counter),
-        (Type::Counter, Suffix::Created) if !traits.ends_in_total => (Source, Type::Counter),
-        (Type::Histogram, Suffix::Bucket | Suffix::Sum | Suffix::Count | Suffix::Created)
-        | (Type::Summary, Suffix::Bare | Suffix::Sum | Suffix::Count | Suffix::Created)
-        | (Type::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount)
-        | (Type::StateSet, Suffix::Bare)
+        (MetricType::Counter, Suffix::Total) => (Source, MetricType::Counter),
+        (MetricType::Counter, Suffix::Unsuffixed) if traits.ends_in_total => {
+            (WithoutTotal, MetricType::Counter)
+        }
+        (MetricType::Counter, Suffix::Unsuffixed) if traits.unsuffixed_counters => {
+            (Source, MetricType::Counter)
+        }
+        (MetricType::Counter, Suffix::Created) if !traits.ends_in_total => (Source, MetricType::Counter),
+        (MetricType::Histogram, Suffix::Bucket | Suffix::Sum | Suffix::Count | Suffix::Created)
+        | (MetricType::Summary, Suffix::Unsuffixed | Suffix::Sum | Suffix::Count | Suffix::Created)
+        | (MetricType::GaugeHistogram, Suffix::Bucket | Suffix::GSum | Suffix::GCount)
+        | (MetricType::StateSet, Suffix::Unsuffixed)
             if complete =>
         {
             (Source, kind)
         }
-        (Type::Info, Suffix::Info) => (Source, Type::Info),
-        (Type::StateSet | Type::Gauge, Suffix::Bare) => (Sample, Type::Gauge),
-        _ => (Sample, Type::Unknown),
+        (MetricType::Info, Suffix::Info) => (Source, MetricType::Info),
+        (MetricType::StateSet | MetricType::Gauge, Suffix::Unsuffixed) => (Sample, MetricType::Gauge),
+        _ => (Sample, MetricType::Unknown),
     }
 }
 
 /// Suffixes whose names a family of this type claims besides its own name, whether or not it has such samples.
-pub(super) fn claimed_suffixes(kind: Type, open_metrics: bool) -> &'static [Suffix] {
+pub(super) fn claimed_suffixes(kind: MetricType, open_metrics: bool) -> &'static [Suffix] {
     match (kind, open_metrics) {
-        (Type::Histogram, false) => &[Suffix::Bucket, Suffix::Sum, Suffix::Count],
-        (Type::Summary, false) => &[Suffix::Sum, Suffix::Count],
+        (MetricType::Histogram, false) => &[Suffix::Bucket, Suffix::Sum, Suffix::Count],
+        (MetricType::Summary, false) => &[Suffix::Sum, Suffix::Count],
         (_, false) => &[],
         (_, true) => kind.suffixes(),
     }
@@ -83,10 +91,10 @@ mod tests {
     use super::*;
 
     /// Every suffix of a type in both formats, as `name type` pairs for a source family `x`.
-    fn rows(kind: Type, traits: Traits) -> Vec<String> {
-        let mut suffixes = vec![Suffix::Bare];
+    fn rows(kind: MetricType, traits: Traits) -> Vec<String> {
+        let mut suffixes = vec![Suffix::Unsuffixed];
         suffixes.extend(kind.suffixes());
-        let row = |suffix: Suffix, (name, family): (FamilyName, Type)| {
+        let row = |suffix: Suffix, (name, family): (FamilyName, MetricType)| {
             let source = if traits.ends_in_total { "x_total" } else { "x" };
             let sample = format!("{source}{}", suffix.as_str());
             let name = match name {
@@ -110,14 +118,14 @@ mod tests {
     };
 
     #[track_caller]
-    fn check(kind: Type, traits: Traits, text: &[&str], open_metrics: &[&str]) {
+    fn check(kind: MetricType, traits: Traits, text: &[&str], open_metrics: &[&str]) {
         assert_eq!(rows(kind, traits), [text, open_metrics].concat());
     }
 
     #[test]
     fn counters() {
         check(
-            Type::Counter,
+            MetricType::Counter,
             PLAIN,
             &[
                 "x: counter x",
@@ -131,27 +139,27 @@ mod tests {
             ..PLAIN
         };
         assert_eq!(
-            in_openmetrics(Type::Counter, Suffix::Bare, prometheus),
-            (FamilyName::Source, Type::Counter)
+            in_openmetrics(MetricType::Counter, Suffix::Unsuffixed, prometheus),
+            (FamilyName::Source, MetricType::Counter)
         );
         let total = Traits {
             ends_in_total: true,
             ..PLAIN
         };
         assert_eq!(
-            in_openmetrics(Type::Counter, Suffix::Bare, total),
-            (FamilyName::WithoutTotal, Type::Counter)
+            in_openmetrics(MetricType::Counter, Suffix::Unsuffixed, total),
+            (FamilyName::WithoutTotal, MetricType::Counter)
         );
         assert_eq!(
-            in_openmetrics(Type::Counter, Suffix::Created, total),
-            (FamilyName::Sample, Type::Unknown)
+            in_openmetrics(MetricType::Counter, Suffix::Created, total),
+            (FamilyName::Sample, MetricType::Unknown)
         );
     }
 
     #[test]
     fn histograms_and_summaries() {
         check(
-            Type::Histogram,
+            MetricType::Histogram,
             PLAIN,
             &[
                 "x: unknown x",
@@ -169,7 +177,7 @@ mod tests {
             ],
         );
         check(
-            Type::Summary,
+            MetricType::Summary,
             PLAIN,
             &[
                 "x: summary x",
@@ -185,7 +193,7 @@ mod tests {
             ],
         );
         check(
-            Type::GaugeHistogram,
+            MetricType::GaugeHistogram,
             PLAIN,
             &[
                 "x: unknown x",
@@ -208,27 +216,31 @@ mod tests {
             lacks_label: true,
             ..PLAIN
         };
-        for kind in [Type::Histogram, Type::Summary, Type::GaugeHistogram] {
+        for kind in [
+            MetricType::Histogram,
+            MetricType::Summary,
+            MetricType::GaugeHistogram,
+        ] {
             for &suffix in kind.suffixes() {
                 assert_eq!(
                     in_openmetrics(kind, suffix, lacks),
-                    (FamilyName::Sample, Type::Unknown)
+                    (FamilyName::Sample, MetricType::Unknown)
                 );
             }
         }
         assert_eq!(
-            in_openmetrics(Type::StateSet, Suffix::Bare, lacks),
-            (FamilyName::Sample, Type::Gauge)
+            in_openmetrics(MetricType::StateSet, Suffix::Unsuffixed, lacks),
+            (FamilyName::Sample, MetricType::Gauge)
         );
     }
 
     #[test]
     fn simple_types() {
-        check(Type::Gauge, PLAIN, &["x: gauge x"], &["x: gauge x"]);
-        check(Type::Unknown, PLAIN, &["x: unknown x"], &["x: unknown x"]);
-        check(Type::StateSet, PLAIN, &["x: gauge x"], &["x: stateset x"]);
+        check(MetricType::Gauge, PLAIN, &["x: gauge x"], &["x: gauge x"]);
+        check(MetricType::Unknown, PLAIN, &["x: unknown x"], &["x: unknown x"]);
+        check(MetricType::StateSet, PLAIN, &["x: gauge x"], &["x: stateset x"]);
         check(
-            Type::Info,
+            MetricType::Info,
             PLAIN,
             &["x: unknown x", "x_info: gauge x_info"],
             &["x: unknown x", "x_info: info x"],

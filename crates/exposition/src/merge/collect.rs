@@ -8,7 +8,7 @@ use super::family::{self, Contribution};
 use super::names::NameId;
 use super::slots::{MemberId, Slots};
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Group, Suffix, Suffixes, Type};
+use crate::index::{SourceFamily, Suffix, Suffixes, MetricType};
 use crate::negotiate::{Format, OutputFormat};
 use crate::{Exposition, Input};
 
@@ -18,11 +18,11 @@ use crate::{Exposition, Input};
 struct Terms {
     /// The source family's name in the response.
     name: NameId,
-    kind: Option<Type>,
+    kind: Option<MetricType>,
     suffixes: Suffixes,
     lacks_label: bool,
     /// For a gauge that holds the `_created` of another family: the type of that family.
-    created_of: Option<Type>,
+    created_of: Option<MetricType>,
 }
 
 /// Where the samples with one suffix belong.
@@ -50,13 +50,13 @@ struct PreviousInput<'a> {
 impl PreviousInput<'_> {
     /// The destinations of a source family, if the one at the same position was translated in the same terms; and whether
     /// HELP and UNIT are equal too.
-    fn find(&self, exposition: &Exposition, position: usize, group: &Group) -> Option<(Destinations, bool)> {
+    fn find(&self, exposition: &Exposition, position: usize, group: &SourceFamily) -> Option<(Destinations, bool)> {
         let destinations = (*self.destinations.get(position)?)?;
-        let other = self.exposition.index.groups.get(position)?;
+        let other = self.exposition.index.families.get(position)?;
         let same_terms = exposition.open_metrics == self.exposition.open_metrics
             && group.kind == other.kind
             && group.suffixes == other.suffixes
-            && (group.notes ^ other.notes) & Group::LACKS_LABEL == 0
+            && (group.notes ^ other.notes) & SourceFamily::LACKS_LABEL == 0
             && group.name_key == other.name_key;
         same_terms.then_some((destinations, group.texts_key == other.texts_key))
     }
@@ -101,12 +101,12 @@ pub(super) fn collect(
     };
     if has_up {
         let up = collector.slots.names.intern(b"up");
-        collector.slots.up = Some(collector.slots.slot(up, Type::Gauge));
+        collector.slots.up = Some(collector.slots.slot(up, MetricType::Gauge));
     }
     let n_groups = inputs
         .iter()
         .filter_map(|input| input.exposition.as_ref())
-        .map(|exposition| exposition.index.groups.len())
+        .map(|exposition| exposition.index.families.len())
         .sum();
     let mut found: Vec<(MemberId, Contribution)> = Vec::with_capacity(n_groups);
     let mut previous: Option<PreviousInput<'_>> = None;
@@ -135,8 +135,8 @@ impl<'a> Collector<'a> {
         let created = created::created_gauges(exposition, self.format);
         // A gauge `x_created` is translated differently where its family is present, which is not part of its position.
         let previous = previous.filter(|previous| previous.input.own == input.own && created.is_empty());
-        let mut all = Vec::with_capacity(exposition.index.groups.len());
-        for (group_id, group) in (0_u32..).zip(&exposition.index.groups) {
+        let mut all = Vec::with_capacity(exposition.index.families.len());
+        for (group_id, group) in (0_u32..).zip(&exposition.index.families) {
             if group.runs.0 == group.runs.1 {
                 all.push(None);
                 continue;
@@ -153,7 +153,7 @@ impl<'a> Collector<'a> {
                     name: self.slots.names.intern(&name),
                     kind: group.kind,
                     suffixes: group.suffixes,
-                    lacks_label: group.notes & Group::LACKS_LABEL != 0,
+                    lacks_label: group.notes & SourceFamily::LACKS_LABEL != 0,
                     created_of: created.get(&*decoded).copied(),
                 };
                 (self.destinations(terms), false)
@@ -187,7 +187,7 @@ impl<'a> Collector<'a> {
             let source = self.slots.names.get(terms.name).to_vec();
             let sample = [&source, suffix.as_str().as_bytes()].concat();
             let (family, kind) = if self.has_up && sample == b"up" {
-                (sample.clone(), Type::Gauge)
+                (sample.clone(), MetricType::Gauge)
             } else if let Some(kind) = terms.created_of {
                 let base = sample.len() - Suffix::Created.as_str().len();
                 (sample[..base].to_vec(), kind)
@@ -219,12 +219,12 @@ impl<'a> Collector<'a> {
 pub(super) fn output_family(
     source: &[u8],
     sample: &[u8],
-    kind: Option<Type>,
+    kind: Option<MetricType>,
     suffix: Suffix,
     lacks_label: bool,
     format: &OutputFormat,
-) -> (Vec<u8>, Type) {
-    let kind = kind.unwrap_or(Type::Unknown);
+) -> (Vec<u8>, MetricType) {
+    let kind = kind.unwrap_or(MetricType::Unknown);
     let without_total = source.strip_suffix(b"_total").unwrap_or_default();
     let traits = Traits {
         ends_in_total: !without_total.is_empty(),

@@ -12,10 +12,10 @@ use super::slots::{SlotId, Slots};
 use super::{family, source};
 use crate::Input;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Ambient, Type};
+use crate::index::{TypeContext, MetricType};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
-use crate::syntax::line::Line;
+use crate::syntax::sample_line::SampleLine;
 
 /// What targets disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +113,7 @@ pub(super) fn contested_info_and_stateset(slots: &Slots, open_metrics: bool) -> 
     let mut found: Vec<SlotId> = contested(&claims)
         .flatten()
         .map(|&(_, slot)| slot)
-        .filter(|&slot| matches!(slots.get(slot).kind, Type::Info | Type::StateSet))
+        .filter(|&slot| matches!(slots.get(slot).kind, MetricType::Info | MetricType::StateSet))
         .collect();
     found.sort_unstable();
     found.dedup();
@@ -171,7 +171,7 @@ pub(super) fn by_normalization(
     if !format.quirks.normalizes_bounds {
         return Ok(found);
     }
-    let mut line = Line::default();
+    let mut line = SampleLine::default();
     for id in slots.ids() {
         if is_normalized_by_our_type(slots, id, inputs, &mut line, cancel)? {
             let slot = slots.get(id);
@@ -190,10 +190,10 @@ fn is_normalized_by_our_type(
     slots: &Slots,
     id: SlotId,
     inputs: &[Input],
-    line: &mut Line,
+    line: &mut SampleLine,
     cancel: Cancel<'_>,
 ) -> Result<bool, Cancelled> {
-    let context = Ambient::of(slots.get(id).kind);
+    let context = TypeContext::of(slots.get(id).kind);
     let Some(label) = context.label() else {
         return Ok(false);
     };
@@ -202,8 +202,8 @@ fn is_normalized_by_our_type(
             continue;
         };
         let index = &exposition.index;
-        let group = &index.groups[contribution.group as usize];
-        for run in index.group_runs(group).filter(|run| run.ambient != context) {
+        let group = &index.families[contribution.group as usize];
+        for run in index.family_runs(group).filter(|run| run.context != context) {
             for id in run.first..run.first + run.len {
                 cancel.check_at(id as usize)?;
                 if exposition.is_normalized(&index.samples[id as usize], label, line) {
@@ -252,7 +252,7 @@ fn mixes_timestamps(
     let slot = slots.get(id);
     let has_several_names = matches!(
         slot.kind,
-        Type::Histogram | Type::GaugeHistogram | Type::Summary | Type::Counter | Type::StateSet | Type::Info
+        MetricType::Histogram | MetricType::GaugeHistogram | MetricType::Summary | MetricType::Counter | MetricType::StateSet | MetricType::Info
     );
     let input_of = |input: u32| &inputs[input as usize];
     if !has_several_names
@@ -263,11 +263,11 @@ fn mixes_timestamps(
         return Ok(false);
     }
     let keys = KeyMaker::default();
-    let mut line = Line::default();
+    let mut line = SampleLine::default();
     // Whether each metric's samples have timestamps.
     let mut metrics: SeriesMap<bool> = SeriesMap::default();
     // The Python parser takes all samples of an info family for one metric, whatever their labels and targets.
-    let is_info = slot.kind == Type::Info;
+    let is_info = slot.kind == MetricType::Info;
     let mut info_has_time = None;
     for contribution in slots.contributions(id) {
         let input = input_of(contribution.input);

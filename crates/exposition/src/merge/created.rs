@@ -3,20 +3,20 @@
 use std::collections::HashMap;
 
 use crate::Exposition;
-use crate::index::{Group, Suffix, Type};
+use crate::index::{MetricType, SourceFamily, Suffix};
 use crate::negotiate::{Format, OutputFormat};
 
 /// The gauges of a text target whose name is that of one of its counters, histograms or summaries with `_created`
 /// behind it, by their names; each with the type of that family. Empty for a response in text, where they stay gauges.
-pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, Type> {
+pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, MetricType> {
     let body = &exposition.body;
-    let is_candidate = |group: &&Group| {
+    let is_candidate = |group: &&SourceFamily| {
         let name = group.name.span.of(body);
-        group.kind == Some(Type::Gauge)
+        group.kind == Some(MetricType::Gauge)
             && !group.name.quoted
             && name.ends_with(Suffix::Created.as_str().as_bytes())
     };
-    let groups = &exposition.index.groups;
+    let groups = &exposition.index.families;
     if format.format == Format::Text
         || exposition.open_metrics
         || !groups.iter().any(|group| is_candidate(&group))
@@ -36,19 +36,21 @@ pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> 
 }
 
 /// The families of a text target that may have `_created` samples in OpenMetrics, by the name that they have there.
-fn families_with_created(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, Type> {
+fn families_with_created(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, MetricType> {
     let mut bases = HashMap::new();
-    for group in &exposition.index.groups {
+    for group in &exposition.index.families {
         let name = group.name.decode(&exposition.body).into_owned();
         match group.kind {
-            Some(kind @ (Type::Histogram | Type::Summary)) if group.notes & Group::LACKS_LABEL == 0 => {
+            Some(kind @ (MetricType::Histogram | MetricType::Summary))
+                if group.notes & SourceFamily::LACKS_LABEL == 0 =>
+            {
                 bases.insert(name, kind);
             }
-            Some(Type::Counter) => {
+            Some(MetricType::Counter) => {
                 if let Some(base) = name.strip_suffix(b"_total") {
-                    bases.insert(base.to_vec(), Type::Counter);
+                    bases.insert(base.to_vec(), MetricType::Counter);
                 } else if format.quirks.is_prometheus || group.suffixes.has(Suffix::Total) {
-                    bases.insert(name, Type::Counter);
+                    bases.insert(name, MetricType::Counter);
                 }
             }
             _ => {}

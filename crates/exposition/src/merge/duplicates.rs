@@ -11,9 +11,9 @@ use super::plan::Plan;
 use super::series_key::{KeyMaker, SeriesMap, sample_time};
 use super::source;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Group, Sample, Type};
+use crate::index::{SourceFamily, Sample, MetricType};
 use crate::negotiate::{Format, OutputFormat};
-use crate::syntax::line::Line;
+use crate::syntax::sample_line::SampleLine;
 use crate::syntax::name::Escaping;
 use crate::{Exposition, Input};
 
@@ -117,28 +117,28 @@ fn may_hold_duplicates(input: &Input, format: &OutputFormat) -> bool {
     };
     let index = &exposition.index;
     let cuts_time = exposition.open_metrics && format.format == Format::Text && index.has_timestamps;
-    let is_special = |group: &Group| {
-        input.up.is_some() && group.notes & Group::UP != 0
-            || !input.own && group.notes & Group::OUR_PREFIX != 0
+    let is_special = |group: &SourceFamily| {
+        input.up.is_some() && group.notes & SourceFamily::UP != 0
+            || !input.own && group.notes & SourceFamily::OUR_PREFIX != 0
             || format.quirks.normalizes_bounds && has_ambiguous_bounds(exposition, group)
     };
     index.uncertain
         || cuts_time
         || index.quoted && format.escaping != Escaping::AllowUtf8
-        || index.groups.iter().any(is_special)
+        || index.families.iter().any(is_special)
         || renames_onto_existing(input, exposition)
 }
 
 /// Whether two bounds of a source family may become equal when they are normalized.
-fn has_ambiguous_bounds(exposition: &Exposition, group: &Group) -> bool {
-    let both = Group::BOUND_INTEGER | Group::BOUND_DOT_ZERO;
+fn has_ambiguous_bounds(exposition: &Exposition, group: &SourceFamily) -> bool {
+    let both = SourceFamily::BOUND_INTEGER | SourceFamily::BOUND_DOT_ZERO;
     // Under one TYPE line `1` is stored as `1.0`, under another one it is not.
     let has_several_contexts = || {
-        let mut runs = exposition.index.group_runs(group).map(|run| run.ambient);
+        let mut runs = exposition.index.family_runs(group).map(|run| run.context);
         let first = runs.next();
         runs.any(|context| Some(context) != first)
     };
-    group.notes & Group::BOUND_OTHER != 0
+    group.notes & SourceFamily::BOUND_OTHER != 0
         || group.notes & both == both
         || group.notes & both != 0 && has_several_contexts()
 }
@@ -167,7 +167,7 @@ pub(super) fn drop_duplicates(
     let keys = KeyMaker::default();
     let mut n_dropped = 0;
     let mut seen: SeriesMap<Seen> = SeriesMap::default();
-    let mut line = Line::default();
+    let mut line = SampleLine::default();
     for (position, family) in plan.families.iter().enumerate() {
         cancel.check_at(position)?;
         // Clearing takes time for the room that a map has, and a small family may follow a large one.
@@ -198,7 +198,7 @@ pub(super) fn drop_duplicates(
 
 /// Whether a family is the `up` that the proxy writes.
 fn is_up(plan: &Plan, family: &OutputFamily) -> bool {
-    family.kind == Type::Gauge && plan.names.get(family.name) == b"up"
+    family.kind == MetricType::Gauge && plan.names.get(family.name) == b"up"
 }
 
 /// The domains in which a series may occur twice: those of several inputs, and those of an input that may hold duplicates
@@ -220,7 +220,7 @@ fn find_duplicates(
     format: &OutputFormat,
     keys: &KeyMaker,
     seen: &mut SeriesMap<Seen>,
-    line: &mut Line,
+    line: &mut SampleLine,
     cancel: Cancel<'_>,
 ) -> Result<Vec<u32>, Cancelled> {
     let mut found = Vec::new();

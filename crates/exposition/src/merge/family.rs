@@ -4,17 +4,17 @@ use std::ops::Range;
 
 use super::names::NameId;
 use crate::Input;
-use crate::index::{Ambient, Index, OUR_PREFIX, Run, Suffixes, Type};
+use crate::index::{Index, MetricType, OUR_PREFIX, Run, Suffixes, TypeContext};
 use crate::negotiate::OutputFormat;
-use crate::syntax::line::Span;
 use crate::syntax::name;
+use crate::syntax::sample_line::Span;
 
 /// One family of the response.
 #[derive(Debug)]
 pub(crate) struct OutputFamily {
     /// The name, escaped for the scraper.
     pub(crate) name: NameId,
-    pub(crate) kind: Type,
+    pub(crate) kind: MetricType,
     pub(crate) help: Help,
     /// The unit that the targets agree on, if it is to be written.
     pub(crate) unit: Option<SourceText>,
@@ -55,7 +55,7 @@ pub(crate) struct Contribution {
     /// HELP and UNIT are equal to those of the previous input's contribution.
     pub(super) same_texts: bool,
     /// The source family's first run, often its only one.
-    ambient: Ambient,
+    context: TypeContext,
     first: u32,
     len: u32,
     pub(crate) start: u32,
@@ -65,7 +65,7 @@ pub(crate) struct Contribution {
 impl Contribution {
     /// A whole source family, with all its suffixes.
     pub(super) fn new(input: u32, group_id: u32, index: &Index, same_texts: bool) -> Self {
-        let group = &index.groups[group_id as usize];
+        let group = &index.families[group_id as usize];
         let run = index.runs[index.run_order[group.runs.0 as usize] as usize];
         Self {
             input,
@@ -74,7 +74,7 @@ impl Contribution {
             all_suffixes: group.suffixes,
             notes: group.notes,
             same_texts,
-            ambient: run.ambient,
+            context: run.context,
             first: run.first,
             len: run.len,
             start: run.start,
@@ -94,7 +94,7 @@ impl Contribution {
             first: self.first,
             len: self.len,
             start: self.start,
-            ambient: self.ambient,
+            context: self.context,
         }
     }
 

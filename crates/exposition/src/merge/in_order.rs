@@ -7,20 +7,20 @@ use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 
 use super::family::Contribution;
-use crate::index::{Group, Sample, Suffix, Type};
+use crate::index::{MetricType, Sample, SourceFamily, Suffix};
 use crate::syntax::{name, number};
 use crate::{Exposition, Input};
 
 /// Whether the samples of a contribution provably come metric by metric, each metric once, its buckets ascending.
-pub(super) fn is_in_order(input: &Input, kind: Type, contribution: &Contribution) -> bool {
+pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contribution) -> bool {
     let Some(exposition) = &input.exposition else {
         return true;
     };
     let index = &exposition.index;
-    let group = &index.groups[contribution.group as usize];
+    let group = &index.families[contribution.group as usize];
     let bound: &[u8] = match kind {
-        Type::Histogram | Type::GaugeHistogram => b"le",
-        Type::Summary => b"quantile",
+        MetricType::Histogram | MetricType::GaugeHistogram => b"le",
+        MetricType::Summary => b"quantile",
         _ => return false,
     };
     if index.uncertain
@@ -36,7 +36,7 @@ pub(super) fn is_in_order(input: &Input, kind: Type, contribution: &Contribution
         exposition,
         group,
         bound,
-        must_ascend: kind != Type::Summary,
+        must_ascend: kind != MetricType::Summary,
         with_bound: None,
         without_bound: None,
         endings: Vec::new(),
@@ -45,7 +45,7 @@ pub(super) fn is_in_order(input: &Input, kind: Type, contribution: &Contribution
         last_bound: f64::NEG_INFINITY,
         metrics: HashSet::default(),
     };
-    index.group_runs(group).all(|run| {
+    index.family_runs(group).all(|run| {
         index.samples[run.first as usize..][..run.len as usize]
             .iter()
             .filter(|sample| !sample.has(Sample::DROPPED))
@@ -73,7 +73,7 @@ const MAX_ENDINGS: usize = 64;
 /// What is known of the samples so far.
 struct OrderCheck<'a> {
     exposition: &'a Exposition,
-    group: &'a Group,
+    group: &'a SourceFamily,
     /// `le` or `quantile`.
     bound: &'a [u8],
     must_ascend: bool,
@@ -96,7 +96,7 @@ struct OrderCheck<'a> {
 impl<'a> OrderCheck<'a> {
     /// Takes the next sample into account; `false` if it is not provably in order.
     fn add(&mut self, sample: Sample) -> bool {
-        if sample.has(Sample::ODD) {
+        if sample.has(Sample::NON_CANONICAL) {
             return false;
         }
         let body: &'a [u8] = &self.exposition.body;
@@ -111,7 +111,7 @@ impl<'a> OrderCheck<'a> {
             suffix_len == 0
         };
         let label_names = if sample.has(Sample::LABELS) {
-            Labels::Schema(sample.shape())
+            Labels::Schema(sample.schema())
         } else {
             Labels::None
         };
@@ -158,7 +158,7 @@ impl<'a> OrderCheck<'a> {
             None => {}
         }
         let names = |schema: usize| {
-            let spans = self.exposition.index.shape_names(schema).iter();
+            let spans = self.exposition.index.schema_names(schema).iter();
             spans.map(|span| span.of(&self.exposition.body))
         };
         let Some(Labels::Schema(with_bound)) = self.with_bound else {
@@ -218,7 +218,7 @@ mod tests {
         let plan = plan::plan(&inputs, &format, cancel).expect("nobody cancels");
         plan.families
             .iter()
-            .filter(|family| matches!(family.kind, Type::Histogram | Type::Summary))
+            .filter(|family| matches!(family.kind, MetricType::Histogram | MetricType::Summary))
             .map(|family| {
                 let contributions = &plan.contributions[family.contributions.clone()];
                 let sorted = order::sort_samples(&inputs, &plan, family, contributions, &format, cancel)

@@ -14,10 +14,10 @@ use super::series_key::{KeyMaker, SeriesKey, SeriesMap, distinguishing_label, sa
 use super::source;
 use crate::Input;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Suffix, Type};
+use crate::index::{Suffix, MetricType};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
-use crate::syntax::line::Line;
+use crate::syntax::sample_line::SampleLine;
 use crate::syntax::number;
 
 /// The order in which the samples of some contributions to a family are written, where it is not that of the bodies.
@@ -149,10 +149,10 @@ impl PartialEq for Rank {
 impl Eq for Rank {}
 
 /// Whether the samples of a family can come in a wrong order at all.
-fn needs_order(inputs: &[Input], kind: Type, contributions: &[Contribution]) -> bool {
+fn needs_order(inputs: &[Input], kind: MetricType, contributions: &[Contribution]) -> bool {
     let has_bounds = matches!(
         kind,
-        Type::Histogram | Type::GaugeHistogram | Type::Summary | Type::StateSet
+        MetricType::Histogram | MetricType::GaugeHistogram | MetricType::Summary | MetricType::StateSet
     );
     let may_be_split = |contribution: &Contribution| {
         let exposition = inputs[contribution.input as usize].exposition.as_ref();
@@ -177,7 +177,7 @@ pub(super) fn sort_samples(
     }
     let family_name = plan.names.get(family.name);
     let keys = KeyMaker::default();
-    let mut line = Line::default();
+    let mut line = SampleLine::default();
     let mut metrics = Metrics::default();
     let mut samples: Vec<(SortKey, SamplePosition)> = Vec::new();
     for (contribution_id, contribution) in (0_u32..).zip(contributions) {
@@ -238,10 +238,10 @@ impl Metrics {
     }
 }
 
-fn rank(kind: Type, bound: Option<f64>) -> Rank {
+fn rank(kind: MetricType, bound: Option<f64>) -> Rank {
     match (kind, bound) {
-        (Type::Histogram | Type::GaugeHistogram, Some(bound)) if !bound.is_nan() => Rank::Bucket(bound),
-        (Type::Histogram | Type::GaugeHistogram, _) => Rank::AfterBuckets,
+        (MetricType::Histogram | MetricType::GaugeHistogram, Some(bound)) if !bound.is_nan() => Rank::Bucket(bound),
+        (MetricType::Histogram | MetricType::GaugeHistogram, _) => Rank::AfterBuckets,
         // Quantiles and states keep the order in which the target writes them.
         _ => Rank::Bucket(0.0),
     }

@@ -16,9 +16,9 @@ use super::family::{self, Contribution, Help, OutputFamily, SourceText};
 use super::names::{NameId, Names};
 use super::slots::{SlotId, Slots};
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Group, Suffix, Type};
+use crate::index::{SourceFamily, Suffix, MetricType};
 use crate::negotiate::OutputFormat;
-use crate::syntax::line::Span;
+use crate::syntax::sample_line::Span;
 use crate::syntax::name;
 use crate::{Exposition, Input};
 
@@ -36,7 +36,7 @@ pub(super) fn plan(inputs: &[Input], format: &OutputFormat, cancel: Cancel<'_>) 
     let open_metrics = format.is_open_metrics();
     let mut slots = collect::collect(inputs, format, cancel)?;
     for slot in conflicts::contested_info_and_stateset(&slots, open_metrics) {
-        slots.move_members(slot, |slots, name| slots.slot(name, Type::Gauge));
+        slots.move_members(slot, |slots, name| slots.slot(name, MetricType::Gauge));
     }
     join_untyped(&mut slots, open_metrics);
     let mut conflicts = Vec::new();
@@ -74,8 +74,8 @@ fn join_untyped(slots: &mut Slots, open_metrics: bool) {
             continue;
         };
         let (untyped, typed) = match (slots.get(a).kind, slots.get(b).kind) {
-            (Type::Unknown, Type::Counter | Type::Gauge) => (a, b),
-            (Type::Counter | Type::Gauge, Type::Unknown) => (b, a),
+            (MetricType::Unknown, MetricType::Counter | MetricType::Gauge) => (a, b),
+            (MetricType::Counter | MetricType::Gauge, MetricType::Unknown) => (b, a),
             _ => continue,
         };
         // A `_created` sample belongs to a counter; an untyped sample of that name from another target does not.
@@ -147,7 +147,7 @@ fn finish(
 /// OpenMetrics allows a unit where the family's name ends in it, and not for all types.
 fn is_legal_unit(family: &OutputFamily, names: &Names, unit: &[u8], format: &OutputFormat) -> bool {
     let base = names.get(family.name).strip_suffix(unit).unwrap_or_default();
-    format.is_open_metrics() && !matches!(family.kind, Type::Info | Type::StateSet) && base.ends_with(b"_")
+    format.is_open_metrics() && !matches!(family.kind, MetricType::Info | MetricType::StateSet) && base.ends_with(b"_")
 }
 
 /// HELP and UNIT of one family, from all targets that contribute to it.
@@ -172,7 +172,7 @@ impl Metadata {
             let Some(exposition) = &inputs[contribution.input as usize].exposition else {
                 continue;
             };
-            let group = &exposition.index.groups[contribution.group as usize];
+            let group = &exposition.index.families[contribution.group as usize];
             metadata.add(inputs, contribution.input, exposition, group);
         }
         metadata
@@ -198,7 +198,7 @@ impl Metadata {
         help.into_iter().chain(unit)
     }
 
-    fn add(&mut self, inputs: &[Input], input: u32, exposition: &Exposition, group: &Group) {
+    fn add(&mut self, inputs: &[Input], input: u32, exposition: &Exposition, group: &SourceFamily) {
         if let Some(span) = trimmed(group.help, &exposition.body) {
             let text = SourceText { input, span };
             match self.help {
@@ -256,14 +256,14 @@ fn add_help_without_samples(
         let Some(exposition) = &input.exposition else {
             continue;
         };
-        for group in &exposition.index.groups {
+        for group in &exposition.index.families {
             let Some(span) = trimmed(group.help, &exposition.body).filter(|_| group.runs.0 == group.runs.1)
             else {
                 continue;
             };
             let source = family::output_name(input, &group.name.decode(&exposition.body), format);
-            let kind = group.kind.unwrap_or(Type::Unknown);
-            for &suffix in [Suffix::Bare].iter().chain(kind.suffixes()) {
+            let kind = group.kind.unwrap_or(MetricType::Unknown);
+            for &suffix in [Suffix::Unsuffixed].iter().chain(kind.suffixes()) {
                 let sample = [&source, suffix.as_str().as_bytes()].concat();
                 let (name, _) = collect::output_family(&source, &sample, group.kind, suffix, false, format);
                 if let Some(name) = names.find(&name) {

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 
 use super::family;
-use crate::index::{Ambient, Run, Type};
+use crate::index::{MetricType, Run, TypeContext};
 use crate::negotiate::{Format, OutputFormat};
 use crate::relabel::{self, BoundChanges, Value};
-use crate::syntax::line::Line;
 use crate::syntax::number;
+use crate::syntax::sample_line::SampleLine;
 use crate::{Exposition, Input};
 
 /// A label of a series in the response: name and value.
@@ -35,15 +35,15 @@ impl KeyMaker {
         &self,
         input: &Input,
         exposition: &Exposition,
-        line: &Line,
+        line: &SampleLine,
         run: &Run,
         format: &OutputFormat,
     ) -> SeriesKey {
         let bounds = BoundChanges {
             normalize: if format.quirks.normalizes_bounds {
-                run.ambient
+                run.context
             } else {
-                Ambient::Other
+                TypeContext::Other
             },
             sign_infinity: false,
         };
@@ -97,11 +97,15 @@ impl KeyMaker {
 
 /// The label that tells the samples of one metric apart: `le` of a bucket, `quantile` of a summary's unsuffixed sample, the
 /// state of a stateset. Empty for other samples, whatever their labels.
-pub(super) fn distinguishing_label<'a>(kind: Type, family: &'a [u8], sample: &[u8]) -> &'a [u8] {
+pub(super) fn distinguishing_label<'a>(kind: MetricType, family: &'a [u8], sample: &[u8]) -> &'a [u8] {
     match kind {
-        Type::Histogram | Type::GaugeHistogram if sample.strip_prefix(family) == Some(b"_bucket") => b"le",
-        Type::Summary if sample == family => b"quantile",
-        Type::StateSet if sample == family => family,
+        MetricType::Histogram | MetricType::GaugeHistogram
+            if sample.strip_prefix(family) == Some(b"_bucket") =>
+        {
+            b"le"
+        }
+        MetricType::Summary if sample == family => b"quantile",
+        MetricType::StateSet if sample == family => family,
         _ => b"",
     }
 }
@@ -113,7 +117,7 @@ pub(super) struct TimeOutOfRange;
 /// A sample's timestamp in milliseconds, as the scraper will read it.
 pub(super) fn sample_time(
     exposition: &Exposition,
-    line: &Line,
+    line: &SampleLine,
     format: &OutputFormat,
 ) -> Result<Option<i64>, TimeOutOfRange> {
     let Some(span) = line.timestamp else {

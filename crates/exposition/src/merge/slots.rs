@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::family::Contribution;
 use super::names::{NameId, Names};
-use crate::index::Type;
+use crate::index::MetricType;
 
 /// A slot, by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,7 +31,7 @@ pub(super) struct MemberId(u32);
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) name: NameId,
-    pub(super) kind: Type,
+    pub(super) kind: MetricType,
     first_member: Option<MemberId>,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Slots {
     pub(super) names: Names,
     all: Vec<Slot>,
     members: Vec<Member>,
-    by_key: HashMap<(NameId, Type), SlotId, foldhash::fast::RandomState>,
+    by_key: HashMap<(NameId, MetricType), SlotId, foldhash::fast::RandomState>,
     /// Grouped by member, each member's in the order of the inputs.
     contributions: Vec<Contribution>,
     /// The slot of the family `up` that the proxy writes. It has a sample for each target, and is never taken apart.
@@ -70,7 +70,7 @@ impl Slots {
     }
 
     /// The slot of a name and type, created where it is missing.
-    pub(super) fn slot(&mut self, name: NameId, kind: Type) -> SlotId {
+    pub(super) fn slot(&mut self, name: NameId, kind: MetricType) -> SlotId {
         let Self { all, by_key, .. } = self;
         *by_key.entry((name, kind)).or_insert_with(|| {
             all.push(Slot {
@@ -169,7 +169,7 @@ impl Slots {
     /// Gives each slot one `untyped` (`unknown`) slot per sample name in its place.
     pub(super) fn untype(&mut self, slots: impl IntoIterator<Item = SlotId>) {
         for slot in slots {
-            self.move_members(slot, |slots, name| slots.slot(name, Type::Unknown));
+            self.move_members(slot, |slots, name| slots.slot(name, MetricType::Unknown));
         }
     }
 

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use super::family::Contribution;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Group, Run, Sample, Suffix};
-use crate::syntax::line::Line;
+use crate::index::{SourceFamily, Run, Sample, Suffix};
+use crate::syntax::sample_line::SampleLine;
 use crate::syntax::{name, number};
 use crate::{Exposition, Input};
 
@@ -28,15 +28,15 @@ pub(super) struct Visited<'a> {
 pub(super) fn visit_samples<'a>(
     input: &'a Input,
     contribution: &Contribution,
-    line: &mut Line,
+    line: &mut SampleLine,
     cancel: Cancel<'_>,
-    mut visit: impl FnMut(Visited<'a>, &Line) -> bool,
+    mut visit: impl FnMut(Visited<'a>, &SampleLine) -> bool,
 ) -> Result<bool, Cancelled> {
     let Some(exposition) = &input.exposition else {
         return Ok(true);
     };
     let index = &exposition.index;
-    let group = &index.groups[contribution.group as usize];
+    let group = &index.families[contribution.group as usize];
     for run_position in group.runs.0..group.runs.1 {
         let run = &index.runs[index.run_order[run_position as usize] as usize];
         for id in run.first..run.first + run.len {
@@ -76,19 +76,19 @@ impl Exposition {
     pub(super) fn label_names(&self) -> impl Iterator<Item = Cow<'_, [u8]>> {
         let canonical = self
             .index
-            .shape_names
+            .schema_names
             .iter()
             .map(|span| Cow::Borrowed(span.of(&self.body)));
         let others = self
             .index
-            .odd_label_names
+            .non_canonical_label_names
             .iter()
             .map(|name| name.decode(&self.body));
         canonical.chain(others)
     }
 
     /// What a sample's name has beyond the name of its source family.
-    pub(crate) fn suffix(&self, group: &Group, sample: &Sample, line: &mut Line) -> Suffix {
+    pub(crate) fn suffix(&self, group: &SourceFamily, sample: &Sample, line: &mut SampleLine) -> Suffix {
         let body = &self.body;
         let start = sample.start as usize;
         let len = name::metric_name_len(&body[start..]);
@@ -104,11 +104,11 @@ impl Exposition {
         Suffix::ALL
             .into_iter()
             .find(|suffix| suffix.as_str().as_bytes() == rest)
-            .unwrap_or(Suffix::Bare)
+            .unwrap_or(Suffix::Unsuffixed)
     }
 
     /// Whether Prometheus 3 would change the value of the label `label` of this sample (rule `bounds`).
-    pub(super) fn is_normalized(&self, sample: &Sample, label: &[u8], line: &mut Line) -> bool {
+    pub(super) fn is_normalized(&self, sample: &Sample, label: &[u8], line: &mut SampleLine) -> bool {
         if line
             .read(&self.body, sample.start as usize, self.open_metrics)
             .is_err()

@@ -5,47 +5,47 @@
 //! number. Every other line goes through [`Line::read`], which is slower and decides what is accepted. Both give the
 //! same index.
 
-mod doubles;
-mod family;
-mod plain;
-mod scan;
+mod duplicates;
+mod fast_path;
+mod hash;
+mod names;
 
 use std::borrow::Cow;
 use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 
-use crate::index::{Ambient, Group, Index, Run, Sample, Suffix};
-use crate::syntax::line::{Fault, Line, Span};
+use crate::index::{Index, Run, Sample, SourceFamily, Suffix, TypeContext};
+use crate::syntax::sample_line::{ParseError, SampleLine, Span};
 use crate::syntax::{name, number};
-use crate::{Limits, RefusalKind};
-use doubles::Doubles;
-use family::Named;
-use plain::Endings;
-use scan::{absorb, is_plain, narrow, odd_series_end, spread};
+use crate::{Limits, RejectionKind};
+use duplicates::DuplicateFilter;
+use fast_path::Endings;
+use hash::{hash_extend, is_plain, mix32, odd_series_end, to_u32};
+use names::Named;
 
 /// Offsets are 32 bits wide.
 pub(crate) const MAX_BODY_BYTES: usize = u32::MAX as usize - 64;
 
 /// What is wrong with a body, before it is put into words.
-pub(crate) struct Stop {
-    pub(crate) kind: RefusalKind,
-    pub(crate) fault: Fault,
+pub(crate) struct RejectionAt {
+    pub(crate) kind: RejectionKind,
+    pub(crate) error: ParseError,
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
+impl From<ParseError> for RejectionAt {
+    fn from(error: ParseError) -> Self {
         Self {
-            kind: RefusalKind::Parse,
-            fault,
+            kind: RejectionKind::Parse,
+            error,
         }
     }
 }
 
-fn stop(kind: RefusalKind, at: usize, reason: impl Into<Cow<'static, str>>) -> Stop {
-    Stop {
+fn stop(kind: RejectionKind, at: usize, reason: impl Into<Cow<'static, str>>) -> RejectionAt {
+    RejectionAt {
         kind,
-        fault: Fault {
+        error: ParseError {
             at,
             reason: reason.into(),
         },
@@ -75,17 +75,17 @@ struct Known {
     places: u32,
     n_places: u32,
     places_room: u32,
-    /// The shape this name had last time, `NONE` for a line without labels, `FRESH` before the first line.
-    shape: u32,
-    /// Positions of `le` and of `quantile` in that shape, or `NONE`.
+    /// The schema this name had last time, `NONE` for a line without labels, `FRESH` before the first line.
+    schema: u32,
+    /// Positions of `le` and of `quantile` in that schema, or `NONE`.
     bounds: [u32; 2],
     /// The TYPE under which the last line's bound was looked at.
-    noted: Ambient,
+    noted: TypeContext,
     suffix: Suffix,
     group: u32,
     /// The other name that came after this one last time.
     next: u32,
-    /// A name, a shape of that, and one of this, and whether its labels are the first of those: see `follow`.
+    /// A name, a schema of that, and one of this, and whether its labels are the first of those: see `follow`.
     asked: (u32, u32, u32),
     /// Itself in [`Scratch::names`].
     named: u32,
@@ -93,8 +93,8 @@ struct Known {
     follows: bool,
     /// Its lines tend to come in groups that differ in the last label only.
     steady: bool,
-    /// More than one shape, or lines without labels beside lines with.
-    shapes_vary: bool,
+    /// More than one schema, or lines without labels beside lines with.
+    schemas_vary: bool,
     /// A label with an empty value, which counts as absent.
     empty_values: bool,
     /// Lines without a label `le`, without `quantile`, without one of the sample's own name.
@@ -110,15 +110,15 @@ pub(crate) struct Scratch {
     names_by_text: HashTable<u32>,
     /// The name of each group.
     group_names: Vec<u32>,
-    shapes_by_names: HashTable<u32>,
+    schemas_by_names: HashTable<u32>,
     /// Shapes by their sorted names, to see permutations.
-    shapes_by_set: HashTable<(u64, u32)>,
-    doubles: Doubles,
+    schemas_by_set: HashTable<(u64, u32)>,
+    duplicates: DuplicateFilter,
     spans: Vec<Span>,
     values: Vec<Span>,
     /// Places of label values in each name's last line.
     places: Vec<Place>,
-    line: Line,
+    line: SampleLine,
     permuted: bool,
 }
 
@@ -137,9 +137,9 @@ impl Scratch {
             + self.names.capacity() * size_of::<Named>()
             + self.names_by_text.allocation_size()
             + self.group_names.capacity() * size_of::<u32>()
-            + self.shapes_by_names.allocation_size()
-            + self.shapes_by_set.allocation_size()
-            + self.doubles.n_bytes()
+            + self.schemas_by_names.allocation_size()
+            + self.schemas_by_set.allocation_size()
+            + self.duplicates.n_bytes()
             + (self.spans.capacity() + self.values.capacity()) * size_of::<Span>()
             + self.places.capacity() * size_of::<Place>()
     }
@@ -149,9 +149,9 @@ impl Scratch {
         self.names.clear();
         self.names_by_text.clear();
         self.group_names.clear();
-        self.shapes_by_names.clear();
-        self.shapes_by_set.clear();
-        self.doubles.clear();
+        self.schemas_by_names.clear();
+        self.schemas_by_set.clear();
+        self.duplicates.clear();
         self.spans.clear();
         self.places.clear();
         self.permuted = false;
@@ -165,7 +165,7 @@ pub(crate) fn parse_into(
     limits: &Limits,
     index: &mut Index,
     scratch: &mut Scratch,
-) -> Result<(), Stop> {
+) -> Result<(), RejectionAt> {
     read_body(body, open_metrics, limits, index, scratch, true)
 }
 
@@ -177,7 +177,7 @@ fn read_body(
     index: &mut Index,
     scratch: &mut Scratch,
     shortcuts: bool,
-) -> Result<(), Stop> {
+) -> Result<(), RejectionAt> {
     index.clear();
     scratch.clear();
     let mut parser = Parser {
@@ -191,7 +191,7 @@ fn read_body(
         seed: crate::hasher().hash_one(0_u8),
         key: crate::hasher().hash_one(1_u8),
         utf8: Utf8::Unasked,
-        ambient: Ambient::Other,
+        context: TypeContext::Other,
         last: NONE,
         turned: false,
         declared: NONE,
@@ -216,7 +216,7 @@ struct BoundNotes {
 impl BoundNotes {
     /// Takes note of the bound that `text` begins with.
     #[inline(always)]
-    fn add(&mut self, text: &[u8], len: usize, group: u32, place: usize, groups: &mut [Group]) {
+    fn add(&mut self, text: &[u8], len: usize, group: u32, place: usize, groups: &mut [SourceFamily]) {
         const FIRST: [u64; 8] = {
             let mut masks = [0; 8];
             let mut len = 0;
@@ -246,11 +246,11 @@ impl BoundNotes {
     #[inline(never)]
     fn look(value: &[u8]) -> u8 {
         if !value.is_empty() && value.len() <= 6 && value.iter().all(u8::is_ascii_digit) {
-            Group::BOUND_INTEGER
+            SourceFamily::BOUND_INTEGER
         } else if !number::is_plainly_canonical(value) {
-            Group::BOUND_OTHER
+            SourceFamily::BOUND_OTHER
         } else if value.ends_with(b".0") {
-            Group::BOUND_DOT_ZERO
+            SourceFamily::BOUND_DOT_ZERO
         } else {
             0
         }
@@ -275,11 +275,11 @@ struct Parser<'a> {
     max_samples: usize,
     max_value_len: usize,
     hasher: &'static foldhash::quality::RandomState,
-    /// What series are hashed with, see [`absorb`].
+    /// What series are hashed with, see [`hash_extend`].
     seed: u64,
     key: u64,
     utf8: Utf8,
-    ambient: Ambient,
+    context: TypeContext,
     /// The name of the sample before, in [`Scratch::known`].
     last: u32,
     /// A TYPE line came after it.
@@ -301,7 +301,7 @@ fn or_unlimited(limit: u64) -> usize {
 }
 
 impl Parser<'_> {
-    fn parse(&mut self) -> Result<(), Stop> {
+    fn parse(&mut self) -> Result<(), RejectionAt> {
         let body = self.body;
         let mut at = 0;
         while at < body.len() {
@@ -313,25 +313,25 @@ impl Parser<'_> {
                 b'\n' | b' ' | b'\t' if !self.open_metrics => at + 1,
                 0 if !self.open_metrics => {
                     // Prometheus takes it for the end and silently loses the rest.
-                    return Err(stop(RefusalKind::Parse, at, "a NUL at the start of a line"));
+                    return Err(stop(RejectionKind::Parse, at, "a NUL at the start of a line"));
                 }
                 _ => self.read_sample(at)?,
             };
         }
         if self.open_metrics && !body.is_empty() {
-            return Err(stop(RefusalKind::Parse, at, "the body does not end with # EOF"));
+            return Err(stop(RejectionKind::Parse, at, "the body does not end with # EOF"));
         }
         Ok(())
     }
 
     fn hash(&self, bytes: &[u8]) -> u64 {
-        scan::hash_with(self.hasher, bytes)
+        hash::hash_with(self.hasher, bytes)
     }
 
-    fn read_sample(&mut self, start: usize) -> Result<usize, Stop> {
+    fn read_sample(&mut self, start: usize) -> Result<usize, RejectionAt> {
         if self.index.samples.len() >= self.max_samples {
             return Err(stop(
-                RefusalKind::Samples,
+                RejectionKind::Samples,
                 start,
                 format!("more than {} samples", self.limits.max_samples),
             ));
@@ -344,29 +344,29 @@ impl Parser<'_> {
         self.read_any(start)
     }
 
-    fn note_shape(&mut self, id: u32, shape: u32) {
+    fn note_schema(&mut self, id: u32, schema: u32) {
         let known = &mut self.scratch.known[id as usize];
-        if known.shape == shape {
+        if known.schema == schema {
             return;
         }
-        if known.shape != FRESH {
-            known.shapes_vary = true;
+        if known.schema != FRESH {
+            known.schemas_vary = true;
         }
-        known.shape = shape;
-        // The last line is of another shape.
+        known.schema = schema;
+        // The last line is of another schema.
         known.series_len = 0;
-        let Some(shape) = self.index.shapes.get(shape as usize) else {
+        let Some(schema) = self.index.schemas.get(schema as usize) else {
             known.without = [true; 3];
             known.bounds = [NONE; 2];
             return;
         };
-        known.bounds = [shape.le.unwrap_or(NONE), shape.quantile.unwrap_or(NONE)];
+        known.bounds = [schema.le.unwrap_or(NONE), schema.quantile.unwrap_or(NONE)];
         let own = self.scratch.names[known.named as usize].name.span.of(self.body);
-        known.without[0] |= shape.le.is_none();
-        known.without[1] |= shape.quantile.is_none();
+        known.without[0] |= schema.le.is_none();
+        known.without[1] |= schema.quantile.is_none();
         known.without[2] |= !self
             .index
-            .shape_names(known.shape as usize)
+            .schema_names(known.schema as usize)
             .iter()
             .any(|span| span.of(self.body) == own);
     }
@@ -378,7 +378,7 @@ impl Parser<'_> {
             self.turn(id, sample.start);
         }
         self.index.samples.push(sample);
-        self.scratch.doubles.push(hash ^ spread(id));
+        self.scratch.duplicates.push(hash ^ mix32(id));
     }
 
     /// Goes on to another name, or another TYPE line.
@@ -392,42 +392,42 @@ impl Parser<'_> {
         }
         self.turned = false;
         let group = self.scratch.known[id as usize].group;
-        let ambient = self.ambient;
+        let context = self.context;
         if let Some(run) = self.index.runs.last()
             && run.group == group
-            && run.ambient == ambient
+            && run.context == context
         {
             return;
         }
         self.close_run();
         self.index.runs.push(Run {
             group,
-            first: narrow(self.index.samples.len()),
+            first: to_u32(self.index.samples.len()),
             len: 0,
             start,
-            ambient,
+            context,
         });
     }
 
     /// Counts the samples of the last run.
     fn close_run(&mut self) {
         if let Some(run) = self.index.runs.last_mut() {
-            run.len = narrow(self.index.samples.len()) - run.first;
+            run.len = to_u32(self.index.samples.len()) - run.first;
         }
     }
 
     /// The slow path: any line, strictly.
-    fn read_any(&mut self, start: usize) -> Result<usize, Stop> {
+    fn read_any(&mut self, start: usize) -> Result<usize, RejectionAt> {
         let mut line = std::mem::take(&mut self.scratch.line);
         let read = line.read(self.body, start, self.open_metrics);
         let kept = read
-            .map_err(Stop::from)
+            .map_err(RejectionAt::from)
             .and_then(|()| self.keep_line(start, &line));
         self.scratch.line = line;
         kept
     }
 
-    fn keep_line(&mut self, start: usize, line: &Line) -> Result<usize, Stop> {
+    fn keep_line(&mut self, start: usize, line: &SampleLine) -> Result<usize, RejectionAt> {
         self.check_limits(line)?;
         let body = self.body;
         let known = self.know(line.name);
@@ -441,10 +441,10 @@ impl Parser<'_> {
         }
         let end = line.timestamp.unwrap_or(line.value).end as usize;
         let plain_end = is_plain(body, start, line);
-        let shape = if line.labels.is_empty() {
+        let schema = if line.labels.is_empty() {
             None
         } else {
-            self.know_shape(line, plain_end.is_some())?
+            self.know_schema(line, plain_end.is_some())?
         };
         if line.labels.iter().any(|label| label.value.is_empty()) {
             self.scratch.known[known as usize].empty_values = true;
@@ -455,12 +455,12 @@ impl Parser<'_> {
             if !line.labels.is_empty() {
                 flags |= Sample::LABELS;
             }
-            self.note_shape(known, shape.unwrap_or(NONE));
+            self.note_schema(known, schema.unwrap_or(NONE));
         } else {
-            flags |= Sample::ODD;
+            flags |= Sample::NON_CANONICAL;
             self.index.quoted |= line.name.quoted || line.labels.iter().any(|label| label.name.quoted);
             for label in &line.labels {
-                self.index.odd_label_names.push(label.name);
+                self.index.non_canonical_label_names.push(label.name);
             }
             // A trailing comma or slack outside the braces does not hide a double; anything else may.
             series_end = odd_series_end(body, start, line).unwrap_or_else(|| {
@@ -469,19 +469,19 @@ impl Parser<'_> {
             });
             self.note_odd(known, line);
         }
-        if let Some(wanted) = self.ambient.label() {
+        if let Some(wanted) = self.context.label() {
             for label in &line.labels {
                 if *label.name.decode(body) == *wanted {
                     let group = self.scratch.known[known as usize].group;
                     let text = &body[label.value.start as usize..];
-                    let groups = &mut self.index.groups;
+                    let groups = &mut self.index.families;
                     self.bounds.add(text, label.value.len(), group, 0, groups);
                 }
             }
         }
-        let (start, series_end, end) = (narrow(start), narrow(series_end), narrow(end));
+        let (start, series_end, end) = (to_u32(start), to_u32(series_end), to_u32(end));
         let hash = self.line_hash(line, start as usize, series_end as usize);
-        let sample = Sample::new(start, series_end, end, flags, shape.unwrap_or(0));
+        let sample = Sample::new(start, series_end, end, flags, schema.unwrap_or(0));
         self.keep(known, sample, hash);
         Ok((line.end + 1).min(body.len()))
     }
@@ -492,25 +492,25 @@ impl Parser<'_> {
     }
 
     /// The hash that the fast path gives a series of the same bytes.
-    fn line_hash(&self, line: &Line, start: usize, series_end: usize) -> u64 {
+    fn line_hash(&self, line: &SampleLine, start: usize, series_end: usize) -> u64 {
         let body = self.body;
         if line.name.quoted || line.name.span.start as usize != start {
-            return absorb(self.seed, &body[start..], 0, series_end - start, self.key);
+            return hash_extend(self.seed, &body[start..], 0, series_end - start, self.key);
         }
         if line.labels.is_empty() {
             return self.name_hash(line.name.span.len());
         }
         let value = line.labels[line.labels.len() - 1].value.start as usize;
         let line = &body[start..];
-        let prefix = absorb(self.seed, line, 0, value - start, self.key);
-        absorb(prefix, line, value - start, series_end - start, self.key)
+        let prefix = hash_extend(self.seed, line, 0, value - start, self.key);
+        hash_extend(prefix, line, value - start, series_end - start, self.key)
     }
 
-    /// A line of no shape: its name's label sets vary, as far as anybody knows.
-    fn note_odd(&mut self, known: u32, line: &Line) {
+    /// A line of no schema: its name's label sets vary, as far as anybody knows.
+    fn note_odd(&mut self, known: u32, line: &SampleLine) {
         let body = self.body;
         let entry = &mut self.scratch.known[known as usize];
-        entry.shapes_vary = true;
+        entry.schemas_vary = true;
         let own = self.scratch.names[entry.named as usize].name.decode(body);
         let has = |wanted: &[u8]| {
             line.labels
@@ -522,7 +522,7 @@ impl Parser<'_> {
         entry.without[2] |= !has(&own);
     }
 
-    fn check_limits(&self, line: &Line) -> Result<(), Stop> {
+    fn check_limits(&self, line: &SampleLine) -> Result<(), RejectionAt> {
         let Limits {
             max_labels,
             max_label_name_length,
@@ -534,23 +534,23 @@ impl Parser<'_> {
         let over = |len: usize, limit: u64| limit > 0 && len as u64 > limit;
         if over(line.labels.len(), max_labels) {
             let reason = format!("{} labels where {max_labels} are allowed", line.labels.len());
-            return Err(stop(RefusalKind::Labels, at, reason));
+            return Err(stop(RejectionKind::Labels, at, reason));
         }
         for label in &line.labels {
             let at = label.name.span.start as usize;
             if over(label.name.decode(body).len(), max_label_name_length) {
                 let reason = format!("a label name longer than {max_label_name_length} bytes");
-                return Err(stop(RefusalKind::LabelNameLength, at, reason));
+                return Err(stop(RejectionKind::LabelNameLength, at, reason));
             }
             if over(name::unescape(label.value.of(body)).len(), max_label_value_length) {
                 let reason = format!("a label value longer than {max_label_value_length} bytes");
-                return Err(stop(RefusalKind::LabelValueLength, at, reason));
+                return Err(stop(RejectionKind::LabelValueLength, at, reason));
             }
         }
         // The metric name is the value of the label __name__ to Prometheus, and so to its limits.
         if over(line.name.decode(body).len(), max_label_value_length) {
             let reason = format!("a metric name longer than {max_label_value_length} bytes");
-            return Err(stop(RefusalKind::LabelValueLength, at, reason));
+            return Err(stop(RejectionKind::LabelValueLength, at, reason));
         }
         Ok(())
     }
@@ -577,7 +577,7 @@ mod tests {
         ));
         match read_body(body, open_metrics, limits, &mut index, &mut scratch, shortcuts) {
             Ok(()) => format!("{index:#?}"),
-            Err(stop) => format!("{:?} {:?}", stop.kind, stop.fault),
+            Err(stop) => format!("{:?} {:?}", stop.kind, stop.error),
         }
     }
 

@@ -1,5 +1,5 @@
 //! The grammar of both text formats: lines, names and numbers. Strict and without state.
 
-pub(crate) mod line;
 pub(crate) mod name;
 pub(crate) mod number;
+pub(crate) mod sample_line;

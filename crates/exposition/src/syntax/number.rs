@@ -4,7 +4,7 @@
 //! arithmetic that the formats force on us: timestamps between milliseconds and seconds, and the spelling that
 //! Prometheus 3 gives to `le` and `quantile`.
 
-use crate::simd::{self, Block};
+use crate::simd::{self, Lane};
 
 /// Says whether `token` is a float as a scrape accepts it.
 ///
@@ -35,7 +35,7 @@ pub(crate) fn value_end(line: &[u8], at: usize) -> Option<usize> {
 /// Bytes of the value that a block begins with, where a line feed follows and it is of the usual forms: digits, with one
 /// dot among them, with an exponent of two digits (`1.5e+09`).
 #[inline(always)]
-pub(crate) fn line_value_len(block: &Block) -> Option<usize> {
+pub(crate) fn line_value_len(block: &Lane) -> Option<usize> {
     let line_feeds = simd::equal_to(block, b'\n');
     let len = line_feeds.trailing_zeros() as usize;
     // The bytes before the first line feed; all bits where there is none.
@@ -50,7 +50,7 @@ pub(crate) fn line_value_len(block: &Block) -> Option<usize> {
 
 /// Whether what is no digit, after the dot, is `e+` or `e-` before the last two digits.
 #[inline(always)]
-fn is_exponent(block: &Block, others: u32, len: usize) -> bool {
+fn is_exponent(block: &Lane, others: u32, len: usize) -> bool {
     let at = len.wrapping_sub(4) & 15;
     others == 0b11 << at && block[at] == b'e' && matches!(block[(at + 1) & 15], b'+' | b'-')
 }

@@ -33,7 +33,7 @@ fn refuses_as(content_type: Option<&str>, body: &[u8], line: u64, reason: &str) 
         Ok(_) => panic!("accepted: {text:?}"),
         Err(refusal) => assert_eq!(
             (refusal.kind, refusal.line, &*refusal.reason),
-            (RefusalKind::Parse, Some(line), reason),
+            (RejectionKind::Parse, Some(line), reason),
             "{text:?}"
         ),
     }
@@ -322,7 +322,7 @@ fn text_quoted_names() {
 fn text_a_refusal_names_line_and_excerpt() {
     let body = format!("a 1\nb 2\nc {}\u{7}\n", "x".repeat(200));
     let refusal = parse(body.into_bytes(), None, &Limits::default()).expect_err("the value is no number");
-    assert_eq!((refusal.kind, refusal.line), (RefusalKind::Parse, Some(3)));
+    assert_eq!((refusal.kind, refusal.line), (RejectionKind::Parse, Some(3)));
     assert_eq!(refusal.excerpt.chars().count(), 80);
     assert_eq!(
         refusal.to_string(),
@@ -499,32 +499,32 @@ fn limits_of_one_body() {
                 max_samples: 1,
                 ..Limits::default()
             },
-            RefusalKind::Samples,
+            RejectionKind::Samples,
         ),
         (
             Limits {
                 max_labels: 1,
                 ..Limits::default()
             },
-            RefusalKind::Labels,
+            RejectionKind::Labels,
         ),
         (
             Limits {
                 max_label_name_length: 1,
                 ..Limits::default()
             },
-            RefusalKind::LabelNameLength,
+            RejectionKind::LabelNameLength,
         ),
         (
             Limits {
                 max_label_value_length: 2,
                 ..Limits::default()
             },
-            RefusalKind::LabelValueLength,
+            RejectionKind::LabelValueLength,
         ),
     ];
     for (limits, kind) in cases {
-        let body = if kind == RefusalKind::LabelNameLength {
+        let body = if kind == RejectionKind::LabelNameLength {
             "a{xx=\"1\"} 1\n"
         } else {
             body
@@ -543,5 +543,5 @@ fn limits_of_one_body() {
         ..Limits::default()
     };
     assert_eq!(limit(escaped, "a{x=\"1\"} 1\na{x=\"\\\\\"} 1\n"), None);
-    assert_eq!(limit(escaped, "aa 1\n"), Some(RefusalKind::LabelValueLength));
+    assert_eq!(limit(escaped, "aa 1\n"), Some(RejectionKind::LabelValueLength));
 }

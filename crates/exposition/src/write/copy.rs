@@ -3,11 +3,11 @@
 use super::chunks::Chunks;
 use super::rewrite::Scratch;
 use super::{AddedLabels, PREFETCH_BYTES};
-use crate::index::{Ambient, Group, Run, Sample, Suffixes, Type};
+use crate::index::{MetricType, Run, Sample, SourceFamily, Suffixes, TypeContext};
 use crate::negotiate::OutputFormat;
 use crate::relabel::BoundChanges;
 use crate::simd;
-use crate::syntax::line::Line;
+use crate::syntax::sample_line::SampleLine;
 use crate::{Exposition, Input};
 
 /// Writes samples of one run of one input into one family.
@@ -21,7 +21,7 @@ pub(super) struct RunWriter<'a> {
     /// The suffixes of the samples that are written; `None` for all of the source family.
     pub(super) filter: Option<Suffixes>,
     /// The type of the family.
-    pub(super) kind: Type,
+    pub(super) kind: MetricType,
     pub(super) bounds: BoundChanges,
     /// The metric's name is changed (rule `own-names`).
     pub(super) is_renamed: bool,
@@ -74,8 +74,8 @@ impl<'a> RunWriter<'a> {
         self.write(&samples[..self.run.len as usize], scratch, out);
     }
 
-    pub(super) fn group(&self) -> &'a Group {
-        &self.exposition.index.groups[self.group as usize]
+    pub(super) fn group(&self) -> &'a SourceFamily {
+        &self.exposition.index.families[self.group as usize]
     }
 
     /// Writes samples that follow each other in the body.
@@ -98,7 +98,7 @@ impl<'a> RunWriter<'a> {
     /// condition keeps the common case short, in which no sample of the run needs a second look.
     pub(super) fn write(&self, samples: &[Sample], scratch: &mut Scratch, out: &mut Chunks<'_>) {
         let body = &self.exposition.body[..];
-        let mut special = Sample::ODD | Sample::EXEMPLAR | Sample::DROPPED;
+        let mut special = Sample::NON_CANONICAL | Sample::EXEMPLAR | Sample::DROPPED;
         if !self.keeps_timestamps {
             special |= Sample::TIMESTAMP;
         }
@@ -156,14 +156,14 @@ impl<'a> RunWriter<'a> {
         out.flush();
     }
 
-    fn action(&self, sample: Sample, line: &mut Line) -> Action {
+    fn action(&self, sample: Sample, line: &mut SampleLine) -> Action {
         let is_elsewhere =
             |filter: Suffixes, line| !filter.has(self.exposition.suffix(self.group(), &sample, line));
         if sample.has(Sample::DROPPED) || self.filter.is_some_and(|filter| is_elsewhere(filter, line)) {
             return Action::Skip;
         }
         if self.is_renamed
-            || sample.has(Sample::ODD | Sample::EXEMPLAR)
+            || sample.has(Sample::NON_CANONICAL | Sample::EXEMPLAR)
             || sample.has(Sample::TIMESTAMP) && !self.keeps_timestamps
         {
             return Action::Rewrite;
@@ -171,13 +171,13 @@ impl<'a> RunWriter<'a> {
         if !sample.has(Sample::LABELS) {
             return Action::Copy;
         }
-        let schema = &self.exposition.index.shapes[sample.shape()];
-        let clashes = self.added_labels.clashing_schemas.get(sample.shape()) == Some(&true);
+        let schema = &self.exposition.index.schemas[sample.schema()];
+        let clashes = self.added_labels.clashing_schemas.get(sample.schema()) == Some(&true);
         let changes_bound = self.bounds.sign_infinity && schema.le.is_some()
             || match self.bounds.normalize {
-                Ambient::Other => false,
-                Ambient::Histogram => schema.le.is_some(),
-                Ambient::Summary => schema.quantile.is_some(),
+                TypeContext::Other => false,
+                TypeContext::Histogram => schema.le.is_some(),
+                TypeContext::Summary => schema.quantile.is_some(),
             };
         if clashes || changes_bound {
             Action::Rewrite

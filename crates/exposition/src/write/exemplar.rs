@@ -1,9 +1,9 @@
 //! Exemplars in OpenMetrics responses (rule `exemplars`).
 
-use crate::index::{Suffix, Type};
+use crate::index::{MetricType, Suffix};
 use crate::negotiate::{ExemplarSupport, OutputFormat};
-use crate::syntax::line::{self, Line};
 use crate::syntax::name::{self, Escaping};
+use crate::syntax::sample_line::{self, SampleLine};
 
 /// The most characters that the labels of an exemplar may have together.
 const MAX_LABEL_CHARACTERS: usize = 128;
@@ -13,9 +13,9 @@ const MAX_LABEL_CHARACTERS: usize = 128;
 /// Prometheus does not look at the type, so that a family which lost its type keeps its exemplars for Prometheus. Every
 /// other reader of OpenMetrics may be strict, and gets exemplars on counters and buckets only.
 pub(super) fn is_allowed(
-    kind: Type,
+    kind: MetricType,
     suffix: Suffix,
-    line: &Line,
+    line: &SampleLine,
     body: &[u8],
     format: &OutputFormat,
 ) -> bool {
@@ -24,11 +24,12 @@ pub(super) fn is_allowed(
     }
     let name = line.name.decode(body);
     let is_total = name.ends_with(Suffix::Total.as_str().as_bytes());
-    let is_bucket = matches!(kind, Type::Histogram | Type::GaugeHistogram) && suffix == Suffix::Bucket;
+    let is_bucket =
+        matches!(kind, MetricType::Histogram | MetricType::GaugeHistogram) && suffix == Suffix::Bucket;
     let is_accepted = match format.quirks.exemplars {
         ExemplarSupport::Anywhere => true,
         ExemplarSupport::ByName => is_total || name.ends_with(Suffix::Bucket.as_str().as_bytes()),
-        ExemplarSupport::ByType => kind == Type::Counter && is_total || is_bucket,
+        ExemplarSupport::ByType => kind == MetricType::Counter && is_total || is_bucket,
     };
     if !is_accepted {
         return false;
@@ -45,14 +46,14 @@ pub(super) fn is_allowed(
     // The Python parser fails on an escaped quote; Prometheus does not.
     let has_quote = values().any(|value| value.contains(&b'"'));
     n_characters <= MAX_LABEL_CHARACTERS
-        && line::find_twice(body, labels).is_none()
+        && sample_line::find_twice(body, labels).is_none()
         && (format.quirks.is_prometheus || !has_quote)
         && (format.escaping == Escaping::AllowUtf8 || !has_quoted_name)
 }
 
 /// Writes a blank and the exemplar, byte for byte, apart from a trailing comma in its labels, on which Prometheus before
 /// 2.51 fails.
-pub(super) fn write(line: &Line, body: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write(line: &SampleLine, body: &[u8], out: &mut Vec<u8>) {
     let Some(exemplar) = line.exemplar else {
         return;
     };

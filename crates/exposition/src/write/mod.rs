@@ -8,7 +8,7 @@ mod copy;
 mod exemplar;
 mod rewrite;
 
-use crate::index::{Ambient, Group, Run, Type};
+use crate::index::{MetricType, Run, SourceFamily, TypeContext};
 use crate::merge::family::{Contribution, Help, OutputFamily};
 use crate::merge::{ExplicitOrder, Merged, help_text};
 use crate::relabel::BoundChanges;
@@ -73,9 +73,9 @@ impl AddedLabels {
         if let Some(exposition) = &input.exposition {
             let index = &exposition.index;
             let is_added = |name: &[u8]| input.labels.iter().any(|(label, _)| label.as_bytes() == name);
-            added.clashing_schemas = (0..index.shapes.len())
+            added.clashing_schemas = (0..index.schemas.len())
                 .map(|schema| {
-                    let mut names = index.shape_names(schema).iter();
+                    let mut names = index.schema_names(schema).iter();
                     names.any(|span| is_added(span.of(&exposition.body)))
                 })
                 .collect();
@@ -138,8 +138,8 @@ impl Writer<'_> {
         writer.write_run(scratch, out);
         if contribution.n_runs > 1 {
             let index = &writer.exposition.index;
-            let group = &index.groups[contribution.group as usize];
-            for run in index.group_runs(group).skip(1) {
+            let group = &index.families[contribution.group as usize];
+            for run in index.family_runs(group).skip(1) {
                 if out.is_stopped() {
                     return;
                 }
@@ -245,16 +245,17 @@ impl Writer<'_> {
         let input = &self.merged.inputs[contribution.input as usize];
         let exposition = input.exposition.as_ref()?;
         let format = &self.merged.format;
-        let is_histogram = matches!(family.kind, Type::Histogram | Type::GaugeHistogram);
+        let is_histogram = matches!(family.kind, MetricType::Histogram | MetricType::GaugeHistogram);
         let bounds = BoundChanges {
-            normalize: if format.quirks.normalizes_bounds && Ambient::of(family.kind) != run.ambient {
-                run.ambient
+            normalize: if format.quirks.normalizes_bounds && TypeContext::of(family.kind) != run.context {
+                run.context
             } else {
-                Ambient::Other
+                TypeContext::Other
             },
             sign_infinity: self.open_metrics
                 && is_histogram
-                && (contribution.notes & Group::BOUND_OTHER != 0 || run.ambient != Ambient::Histogram),
+                && (contribution.notes & SourceFamily::BOUND_OTHER != 0
+                    || run.context != TypeContext::Histogram),
         };
         Some(RunWriter {
             input,
@@ -266,7 +267,7 @@ impl Writer<'_> {
             filter: contribution.is_partial().then_some(contribution.suffixes),
             kind: family.kind,
             bounds,
-            is_renamed: !input.own && contribution.notes & Group::OUR_PREFIX != 0,
+            is_renamed: !input.own && contribution.notes & SourceFamily::OUR_PREFIX != 0,
             keeps_timestamps: exposition.open_metrics == self.open_metrics,
         })
     }

@@ -5,13 +5,13 @@ use super::exemplar;
 use crate::index::Sample;
 use crate::merge::family;
 use crate::relabel;
-use crate::syntax::line::Line;
 use crate::syntax::number;
+use crate::syntax::sample_line::SampleLine;
 
 /// Buffers of the slow path, used again from sample to sample.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    pub(super) line: Line,
+    pub(super) line: SampleLine,
     pub(super) text: Vec<u8>,
 }
 
@@ -42,7 +42,7 @@ impl RunWriter<'_> {
         if self.format.is_open_metrics() && line.exemplar.is_some() {
             let suffix = self
                 .exposition
-                .suffix(self.group(), &sample, &mut Line::default());
+                .suffix(self.group(), &sample, &mut SampleLine::default());
             if exemplar::is_allowed(self.kind, suffix, line, body, self.format) {
                 exemplar::write(line, body, out);
             }

@@ -33,7 +33,7 @@ pub(crate) fn response_format(client: Client, format: Format) -> OutputFormat {
 }
 
 /// Parses a body with the Content-Type that its last line suggests.
-pub(crate) fn parse_any(body: &str) -> Result<Exposition, exposition::Refusal> {
+pub(crate) fn parse_any(body: &str) -> Result<Exposition, exposition::Rejection> {
     let content_type = body.ends_with("# EOF\n").then_some(OPEN_METRICS);
     parse(body.as_bytes().to_vec(), content_type, &Limits::default())
 }

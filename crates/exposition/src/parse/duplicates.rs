@@ -3,7 +3,7 @@
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::scan::narrow;
+use super::hash::to_u32;
 use crate::index::{Index, Sample};
 
 /// Hashes of the series of one body, looked at all at once when it has been read.
@@ -15,7 +15,7 @@ use crate::index::{Index, Sample};
 /// Source: Putze, Sanders, Singler, "Cache-, hash- and space-efficient Bloom filters" (2007): all bits of one hash in one
 /// word.
 #[derive(Debug, Default)]
-pub(crate) struct Doubles {
+pub(crate) struct DuplicateFilter {
     /// By sample.
     hashes: Vec<u64>,
     filter: Vec<u64>,
@@ -24,7 +24,7 @@ pub(crate) struct Doubles {
     firsts: HashTable<u32>,
 }
 
-impl Doubles {
+impl DuplicateFilter {
     /// Bytes of memory that it takes.
     pub(crate) fn n_bytes(&self) -> usize {
         let hashes = self.hashes.capacity() + self.filter.capacity() + self.suspects.capacity();
@@ -84,7 +84,7 @@ impl Doubles {
             );
             match found {
                 Entry::Vacant(vacant) => {
-                    vacant.insert(narrow(id));
+                    vacant.insert(to_u32(id));
                 }
                 Entry::Occupied(occupied) => {
                     let first = samples[*occupied.get() as usize];

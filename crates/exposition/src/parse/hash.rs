@@ -3,24 +3,24 @@
 use std::hash::{BuildHasher as _, Hasher as _};
 
 use super::Utf8;
-use crate::simd::{self, Block};
-use crate::syntax::line::{Line, Span};
+use crate::simd::{self, Lane};
 use crate::syntax::name;
+use crate::syntax::sample_line::{SampleLine, Span};
 
 #[allow(
     clippy::cast_possible_truncation,
     reason = "counts and offsets are below MAX_BODY_BYTES"
 )]
-pub(crate) fn narrow(value: usize) -> u32 {
+pub(crate) fn to_u32(value: usize) -> u32 {
     value as u32
 }
 
 /// A number for a whole hash: small ones differ in the top bits too.
-pub(crate) fn spread(small: u32) -> u64 {
-    spread64(u64::from(small))
+pub(crate) fn mix32(small: u32) -> u64 {
+    mix64(u64::from(small))
 }
 
-pub(crate) fn spread64(word: u64) -> u64 {
+pub(crate) fn mix64(word: u64) -> u64 {
     word.wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
@@ -48,15 +48,15 @@ pub(crate) fn hash_names<'a>(
 /// Hashing in two pieces is what lets a line begin where the one before it ended being equal. A hash decides nothing
 /// alone: bytes are compared before a series counts as seen.
 #[inline(always)]
-pub(crate) fn absorb(hash: u64, line: &[u8], from: usize, end: usize, key: u64) -> u64 {
-    let mut hash = hash ^ spread64((end - from) as u64);
+pub(crate) fn hash_extend(hash: u64, line: &[u8], from: usize, end: usize, key: u64) -> u64 {
+    let mut hash = hash ^ mix64((end - from) as u64);
     let (blocks, _) = line[from..end].as_chunks::<16>();
     for block in blocks {
-        let (low, high) = halves(block);
+        let (low, high) = split_u128(block);
         hash = fold(low ^ hash, high ^ key);
     }
     let (low, high) = if let Some(last) = line[..end].last_chunk() {
-        halves(last)
+        split_u128(last)
     } else {
         short_halves(&line[..end])
     };
@@ -67,28 +67,28 @@ pub(crate) fn absorb(hash: u64, line: &[u8], from: usize, end: usize, key: u64) 
 fn short_halves(text: &[u8]) -> (u64, u64) {
     let mut first = [0; 16];
     first[..text.len()].copy_from_slice(text);
-    halves(&first)
+    split_u128(&first)
 }
 
 #[inline]
-pub(crate) fn halves(chunk: &[u8; 16]) -> (u64, u64) {
+pub(crate) fn split_u128(chunk: &[u8; 16]) -> (u64, u64) {
     let whole = u128::from_le_bytes(*chunk);
-    #[allow(clippy::cast_possible_truncation, reason = "the halves of sixteen bytes")]
-    let halves = (whole as u64, (whole >> 64) as u64);
-    halves
+    #[allow(clippy::cast_possible_truncation, reason = "the split_u128 of sixteen bytes")]
+    let split_u128 = (whole as u64, (whole >> 64) as u64);
+    split_u128
 }
 
 #[inline]
 pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
-    #[allow(clippy::cast_possible_truncation, reason = "both halves are taken")]
+    #[allow(clippy::cast_possible_truncation, reason = "both split_u128 are taken")]
     let folded = product as u64 ^ (product >> 64) as u64;
     folded
 }
 
 /// How many bytes `a` and `b` begin with in common, `limit` at most.
 #[inline(always)]
-pub(crate) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
+pub(crate) fn common_prefix_len(a: &[u8], b: &[u8], limit: usize) -> usize {
     let mut len = 0;
     // Looking past the limit costs less than minding it.
     for (x, y) in a.as_chunks::<32>().0.iter().zip(b.as_chunks::<32>().0) {
@@ -104,7 +104,7 @@ pub(crate) fn common_len(a: &[u8], b: &[u8], limit: usize) -> usize {
     limit.min(len + common_tail(&a[len..], &b[len..]))
 }
 
-/// As [`common_len`], for texts that mostly differ soon; it may look a block past the limit.
+/// As [`common_prefix_len`], for texts that mostly differ soon; it may look a block past the limit.
 #[inline(always)]
 pub(crate) fn soon_differing(a: &[u8], b: &[u8], limit: usize) -> usize {
     if let (Some(x), Some(y)) = (a.first_chunk(), b.first_chunk()) {
@@ -113,12 +113,12 @@ pub(crate) fn soon_differing(a: &[u8], b: &[u8], limit: usize) -> usize {
             return differ.trailing_zeros() as usize;
         }
     }
-    common_len(a, b, limit)
+    common_prefix_len(a, b, limit)
 }
 
 /// Whether the first `len` bytes of `a` and `b` are the same.
 #[inline(always)]
-pub(crate) fn begin_alike(a: &[u8], b: &[u8], len: usize) -> bool {
+pub(crate) fn prefix_eq(a: &[u8], b: &[u8], len: usize) -> bool {
     let (Some(a), Some(b)) = (a.get(..len), b.get(..len)) else {
         return false;
     };
@@ -137,12 +137,12 @@ pub(crate) fn begin_alike(a: &[u8], b: &[u8], len: usize) -> bool {
 
 /// Whether two short texts are the same, without a call.
 #[inline(always)]
-pub(crate) fn same(a: &[u8], b: &[u8]) -> bool {
+pub(crate) fn bytes_eq(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
     if a.len() >= 32 {
-        return begin_alike(a, b, a.len());
+        return prefix_eq(a, b, a.len());
     }
     // Two blocks that may overlap.
     if let (Some(x), Some(y)) = (a.first_chunk::<16>(), b.first_chunk::<16>()) {
@@ -161,7 +161,7 @@ fn differing(x: &[u8; 32], y: &[u8; 32]) -> u32 {
 }
 
 #[inline(always)]
-fn halved(blocks: &[u8; 32]) -> (Block, Block) {
+fn halved(blocks: &[u8; 32]) -> (Lane, Lane) {
     let (low, high) = blocks.split_at(16);
     (
         low.try_into().expect("half of 32"),
@@ -175,7 +175,7 @@ fn common_tail(a: &[u8], b: &[u8]) -> usize {
 }
 
 pub(crate) fn same_names(body: &[u8], a: &[Span], b: &[Span]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a.of(body), b.of(body)))
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| bytes_eq(a.of(body), b.of(body)))
 }
 
 pub(crate) fn token_end(body: &[u8], from: usize) -> usize {
@@ -297,7 +297,7 @@ pub(crate) fn collect_plain(
 }
 
 /// Where labels go into a line written the plain way; `None` for any other.
-pub(crate) fn is_plain(body: &[u8], start: usize, line: &Line) -> Option<usize> {
+pub(crate) fn is_plain(body: &[u8], start: usize, line: &SampleLine) -> Option<usize> {
     if line.name.quoted || line.name.span.start as usize != start {
         return None;
     }
@@ -341,7 +341,7 @@ pub(crate) fn is_plain(body: &[u8], start: usize, line: &Line) -> Option<usize> 
 }
 
 /// For a line with slack outside its labels, or a trailing comma: the end of what identifies the series.
-pub(crate) fn odd_series_end(body: &[u8], start: usize, line: &Line) -> Option<usize> {
+pub(crate) fn odd_series_end(body: &[u8], start: usize, line: &SampleLine) -> Option<usize> {
     if line.name.quoted || line.name.span.start as usize != start {
         return None;
     }

@@ -69,7 +69,7 @@ pub(crate) struct Label {
 
 /// A sample line in pieces. Reused from line to line, so that labels allocate once.
 #[derive(Debug, Default)]
-pub(crate) struct Line {
+pub(crate) struct SampleLine {
     pub(crate) name: Name,
     pub(crate) labels: Vec<Label>,
     pub(crate) value: Span,
@@ -86,13 +86,13 @@ pub(crate) struct Line {
 
 /// Why a line is not a sample, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct ParseError {
     pub(crate) at: usize,
     pub(crate) reason: Cow<'static, str>,
 }
 
-pub(crate) fn fault<T>(at: usize, reason: impl Into<Cow<'static, str>>) -> Result<T, Fault> {
-    Err(Fault {
+pub(crate) fn syntax_error<T>(at: usize, reason: impl Into<Cow<'static, str>>) -> Result<T, ParseError> {
+    Err(ParseError {
         at,
         reason: reason.into(),
     })
@@ -105,9 +105,9 @@ fn blanks(body: &[u8], at: usize) -> usize {
         .count()
 }
 
-impl Line {
+impl SampleLine {
     /// Takes the sample that starts at `start` apart. `open_metrics` chooses the lexer.
-    pub(crate) fn read(&mut self, body: &[u8], start: usize, open_metrics: bool) -> Result<(), Fault> {
+    pub(crate) fn read(&mut self, body: &[u8], start: usize, open_metrics: bool) -> Result<(), ParseError> {
         self.labels.clear();
         self.exemplar_labels.clear();
         self.timestamp = None;
@@ -117,7 +117,7 @@ impl Line {
         if body.get(at) != Some(&b'{') {
             let len = name::metric_name_len(&body[at..]);
             if len == 0 {
-                return fault(at, "no metric name at the start of the line");
+                return syntax_error(at, "no metric name at the start of the line");
             }
             named = Some(Name {
                 span: Span::new(at, at + len),
@@ -134,7 +134,7 @@ impl Line {
             self.series_end = at;
         }
         let Some(named) = named else {
-            return fault(start, "no metric name");
+            return syntax_error(start, "no metric name");
         };
         self.name = named;
         self.end = if open_metrics {
@@ -145,17 +145,17 @@ impl Line {
         self.check_names(body)
     }
 
-    fn read_tail_text(&mut self, body: &[u8], at: usize) -> Result<usize, Fault> {
+    fn read_tail_text(&mut self, body: &[u8], at: usize) -> Result<usize, ParseError> {
         let start = blanks(body, at);
         let len = body[start..]
             .iter()
             .take_while(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'{'))
             .count();
         if len == 0 {
-            return fault(start, "no value");
+            return syntax_error(start, "no value");
         }
         if !number::is_float(&body[start..start + len]) {
-            return fault(start, "the value is not a number");
+            return syntax_error(start, "the value is not a number");
         }
         self.value = Span::new(start, start + len);
         let at = blanks(body, start + len);
@@ -165,22 +165,22 @@ impl Line {
         let digits = body[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let end = blanks(body, at + digits);
         if number::parse_millis(&body[at..at + digits]).is_none() || end < body.len() && body[end] != b'\n' {
-            return fault(at, "what follows the value is not a timestamp in milliseconds");
+            return syntax_error(at, "what follows the value is not a timestamp in milliseconds");
         }
         self.timestamp = Some(Span::new(at, at + digits));
         Ok(end)
     }
 
-    fn read_tail_open_metrics(&mut self, body: &[u8], at: usize) -> Result<usize, Fault> {
+    fn read_tail_open_metrics(&mut self, body: &[u8], at: usize) -> Result<usize, ParseError> {
         let (value, mut at) = read_token(body, at, "no value after one space")?;
         if !number::is_float(value.of(body)) {
-            return fault(value.start as usize, "the value is not a number");
+            return syntax_error(value.start as usize, "the value is not a number");
         }
         self.value = value;
         if body.get(at) == Some(&b' ') && !body[at..].starts_with(b" # {") {
             let (timestamp, after) = read_token(body, at, "a blank at the end of the line")?;
             if !number::is_seconds(timestamp.of(body)) {
-                return fault(
+                return syntax_error(
                     timestamp.start as usize,
                     "the timestamp is not a number of seconds",
                 );
@@ -194,13 +194,13 @@ impl Line {
             let after = read_labels(body, inside, true, true, &mut None, &mut self.exemplar_labels)?;
             let (value, after) = read_token(body, after, "no value after the exemplar's labels")?;
             if !number::is_float(value.of(body)) {
-                return fault(value.start as usize, "the exemplar's value is not a number");
+                return syntax_error(value.start as usize, "the exemplar's value is not a number");
             }
             at = after;
             if body.get(at) == Some(&b' ') {
                 let (timestamp, after) = read_token(body, at, "a blank at the end of the line")?;
                 if !number::is_seconds(timestamp.of(body)) {
-                    return fault(
+                    return syntax_error(
                         timestamp.start as usize,
                         "the exemplar's timestamp is not a number of seconds",
                     );
@@ -211,16 +211,16 @@ impl Line {
         }
         match body.get(at) {
             Some(b'\n') => Ok(at),
-            Some(_) => fault(at, "the line does not end where it should"),
-            None => fault(at, "the body does not end with # EOF"),
+            Some(_) => syntax_error(at, "the line does not end where it should"),
+            None => syntax_error(at, "the body does not end with # EOF"),
         }
     }
 
     /// What Prometheus refuses after its parser: empty names, `__name__` as a label, a name twice.
-    fn check_names(&self, body: &[u8]) -> Result<(), Fault> {
+    fn check_names(&self, body: &[u8]) -> Result<(), ParseError> {
         let name = self.name.decode(body);
         if name.is_empty() || self.name.quoted && std::str::from_utf8(&name).is_err() {
-            return fault(
+            return syntax_error(
                 self.name.span.start as usize,
                 "the metric name is empty or not UTF-8",
             );
@@ -229,14 +229,14 @@ impl Line {
             let at = label.name.span.start as usize;
             let name = label.name.decode(body);
             if name.is_empty() || label.name.quoted && std::str::from_utf8(&name).is_err() {
-                return fault(at, "a label name is empty or not UTF-8");
+                return syntax_error(at, "a label name is empty or not UTF-8");
             }
             if &*name == b"__name__" {
-                return fault(at, "a label __name__ beside the metric name");
+                return syntax_error(at, "a label __name__ beside the metric name");
             }
         }
         if let Some(twice) = find_twice(body, &self.labels) {
-            return fault(twice.name.span.start as usize, "a label name occurs twice");
+            return syntax_error(twice.name.span.start as usize, "a label name occurs twice");
         }
         Ok(())
     }
@@ -266,16 +266,16 @@ pub(crate) fn find_twice<'a>(body: &[u8], labels: &'a [Label]) -> Option<&'a Lab
 }
 
 /// One space and what follows it up to the next space or line feed.
-fn read_token(body: &[u8], at: usize, missing: &'static str) -> Result<(Span, usize), Fault> {
+fn read_token(body: &[u8], at: usize, missing: &'static str) -> Result<(Span, usize), ParseError> {
     if body.get(at) != Some(&b' ') {
-        return fault(at, missing);
+        return syntax_error(at, missing);
     }
     let len = body[at + 1..]
         .iter()
         .take_while(|byte| !matches!(byte, b' ' | b'\n'))
         .count();
     if len == 0 {
-        return fault(at, missing);
+        return syntax_error(at, missing);
     }
     Ok((Span::new(at + 1, at + 1 + len), at + 1 + len))
 }
@@ -288,7 +288,7 @@ fn read_labels(
     exemplar: bool,
     named: &mut Option<Name>,
     labels: &mut Vec<Label>,
-) -> Result<usize, Fault> {
+) -> Result<usize, ParseError> {
     let skip = |at: usize| if open_metrics { at } else { blanks(body, at) };
     loop {
         at = skip(at);
@@ -304,7 +304,7 @@ fn read_labels(
             _ => {
                 let len = name::label_name_len(&body[at..]);
                 if len == 0 {
-                    return fault(at, "no label name where one should be");
+                    return syntax_error(at, "no label name where one should be");
                 }
                 Name {
                     span: Span::new(at, at + len),
@@ -316,7 +316,7 @@ fn read_labels(
         match body.get(at) {
             Some(b',' | b'}') if name.quoted && !exemplar => {
                 if named.replace(name).is_some() {
-                    return fault(name.span.start as usize, "a second metric name");
+                    return syntax_error(name.span.start as usize, "a second metric name");
                 }
                 if body[at] == b',' {
                     at += 1;
@@ -324,16 +324,16 @@ fn read_labels(
                 continue;
             }
             Some(b'=') => {}
-            _ => return fault(at, "no = after a label name"),
+            _ => return syntax_error(at, "no = after a label name"),
         }
         at = skip(at + 1);
         if body.get(at) != Some(&b'"') {
-            return fault(at, "a label value is not quoted");
+            return syntax_error(at, "a label value is not quoted");
         }
         let end = read_quoted(body, at, open_metrics)?;
         let value = Span::new(at + 1, end - 1);
         if std::str::from_utf8(value.of(body)).is_err() {
-            return fault(at, "a label value is not UTF-8");
+            return syntax_error(at, "a label value is not UTF-8");
         }
         labels.push(Label { name, value });
         at = skip(end);
@@ -342,25 +342,25 @@ fn read_labels(
             Some(b'}') => {}
             // The text lexer reads `{a="1"b="2"}`; only OpenMetrics insists on the comma.
             Some(_) if !open_metrics => {}
-            _ => return fault(at, "no comma after a label value"),
+            _ => return syntax_error(at, "no comma after a label value"),
         }
     }
 }
 
 /// The position after the closing quote of the string that starts at `at`.
-fn read_quoted(body: &[u8], at: usize, open_metrics: bool) -> Result<usize, Fault> {
+fn read_quoted(body: &[u8], at: usize, open_metrics: bool) -> Result<usize, ParseError> {
     let mut from = at + 1;
     loop {
         let Some(found) = memchr::memchr3(b'"', b'\\', b'\n', &body[from..]) else {
-            return fault(at, "a quoted string does not end");
+            return syntax_error(at, "a quoted string does not end");
         };
         from += found;
         match body[from] {
             b'"' => return Ok(from + 1),
-            b'\n' if open_metrics => return fault(at, "a line feed inside a quoted string"),
+            b'\n' if open_metrics => return syntax_error(at, "a line feed inside a quoted string"),
             b'\n' => from += 1,
             _ if matches!(body.get(from + 1), None | Some(b'\n')) => {
-                return fault(from, "a backslash before the end of the line");
+                return syntax_error(from, "a backslash before the end of the line");
             }
             _ => from += 2,
         }
@@ -372,9 +372,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str, open_metrics: bool) -> Result<String, Cow<'static, str>> {
-        let mut line = Line::default();
+        let mut line = SampleLine::default();
         let body = text.as_bytes();
-        line.read(body, 0, open_metrics).map_err(|fault| fault.reason)?;
+        line.read(body, 0, open_metrics).map_err(|error| error.reason)?;
         let text = |span: Span| String::from_utf8_lossy(span.of(body)).into_owned();
         let mut out = text(line.name.span);
         for label in &line.labels {

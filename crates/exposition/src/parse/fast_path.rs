@@ -1,19 +1,19 @@
 //! The fast path: lines in the plain spelling, compared with the last line of their name (core).
 
-use super::scan::{
-    absorb, begin_alike, collect_plain, common_len, narrow, same, same_names, soon_differing, spread,
-    token_end, value_end,
+use super::hash::{
+    bytes_eq, collect_plain, common_prefix_len, hash_extend, mix32, prefix_eq, same_names, soon_differing,
+    to_u32, token_end, value_end,
 };
 use super::{NONE, Parser, Place, Scratch, or_unlimited};
 use crate::index::Sample;
-use crate::simd::{self, Block};
-use crate::syntax::line::{Name, Span};
+use crate::simd::{self, Lane};
+use crate::syntax::sample_line::{Name, Span};
 use crate::syntax::{name, number};
 
 /// The identity of a sample in the plain spelling.
 struct Series {
     /// `NONE` without labels.
-    shape: u32,
+    schema: u32,
     hash: u64,
     /// Bytes up to the closing brace, or of the name.
     len: usize,
@@ -29,24 +29,24 @@ impl Parser<'_> {
             Some(found) => found,
             None => self.match_series(start)?,
         };
-        let (at, mut flags, shape) = match series.shape {
+        let (at, mut flags, schema) = match series.schema {
             NONE => (series.len, 0, 0),
             // Past the closing brace.
-            shape => (series.len + 1, Sample::LABELS, shape),
+            schema => (series.len + 1, Sample::LABELS, schema),
         };
         let (end, has_timestamp) = self.read_tail(line, at)?;
         if has_timestamp {
             flags |= Sample::TIMESTAMP;
             self.index.has_timestamps = true;
         }
-        if series.shape == NONE {
+        if series.schema == NONE {
             // Not before: `a {b="c"} 1` begins like one.
             self.note_bare(id, start);
         }
-        let positions = [start, start + series.len, start + end].map(narrow);
+        let positions = [start, start + series.len, start + end].map(to_u32);
         self.keep(
             id,
-            Sample::new(positions[0], positions[1], positions[2], flags, shape),
+            Sample::new(positions[0], positions[1], positions[2], flags, schema),
             series.hash,
         );
         let next = (start + end + 1).min(body.len());
@@ -63,7 +63,7 @@ impl Parser<'_> {
         let name_len = self.scratch.known[id as usize].name_len as usize;
         if self.body.get(start + name_len) != Some(&b'{') {
             let series = Series {
-                shape: NONE,
+                schema: NONE,
                 hash: self.name_hash(name_len),
                 len: name_len,
             };
@@ -91,11 +91,11 @@ impl Parser<'_> {
         let id = last.next;
         let next = known.get(id as usize)?;
         if !next.follows
-            || next.asked != (self.last, last.shape, next.shape)
+            || next.asked != (self.last, last.schema, next.schema)
             || last.series_len == 0
             || next.series_len == 0
             || self
-                .ambient
+                .context
                 .position()
                 .is_some_and(|bound| next.bounds[bound] != NONE)
         {
@@ -103,7 +103,7 @@ impl Parser<'_> {
         }
         let line = &body[start..];
         let name_len = next.name_len as usize;
-        if !begin_alike(&body[next.line_start as usize..], line, name_len + 1) {
+        if !prefix_eq(&body[next.line_start as usize..], line, name_len + 1) {
             return None;
         }
         let n_places = next.n_places as usize;
@@ -111,7 +111,7 @@ impl Parser<'_> {
         let labels_len = (places.get(from + n_places - 1)?.end + 1 - last.name_len) as usize;
         let before = &body[(last.line_start + last.name_len) as usize..];
         let labels = &line[name_len..];
-        if !begin_alike(before, labels, labels_len) || labels.get(labels_len) != Some(&b'}') {
+        if !prefix_eq(before, labels, labels_len) || labels.get(labels_len) != Some(&b'}') {
             return None;
         }
         let (to, shift) = (next.places as usize, next.name_len.wrapping_sub(last.name_len));
@@ -128,12 +128,12 @@ impl Parser<'_> {
         let len = name_len + labels_len;
         let next = &mut known[id as usize];
         next.empty_values |= has_empty;
-        next.line_start = narrow(start);
-        next.series_len = narrow(len);
-        next.prefix_hash = absorb(self.seed, line, 0, value, self.key);
+        next.line_start = to_u32(start);
+        next.series_len = to_u32(len);
+        next.prefix_hash = hash_extend(self.seed, line, 0, value, self.key);
         let series = Series {
-            shape: next.shape,
-            hash: absorb(next.prefix_hash, line, value, len, self.key),
+            schema: next.schema,
+            hash: hash_extend(next.prefix_hash, line, value, len, self.key),
             len,
         };
         Some((id, series))
@@ -143,20 +143,20 @@ impl Parser<'_> {
     pub(crate) fn note_follower(&mut self, last: u32, id: u32) {
         let body = self.body;
         let known = &mut self.scratch.known;
-        let (last_shape, shape) = (known[last as usize].shape, known[id as usize].shape);
-        let wanted = (last, last_shape, shape);
+        let (last_schema, schema) = (known[last as usize].schema, known[id as usize].schema);
+        let wanted = (last, last_schema, schema);
         let next = &mut known[id as usize];
         // Without places there is nothing yet to follow with.
         if next.asked == wanted || next.n_places == 0 {
             return;
         }
         next.asked = wanted;
-        let n_shapes = self.index.shapes.len();
-        let are_shapes = (last_shape as usize) < n_shapes && (shape as usize) < n_shapes;
-        let fits = are_shapes && {
+        let n_schemas = self.index.schemas.len();
+        let are_schemas = (last_schema as usize) < n_schemas && (schema as usize) < n_schemas;
+        let fits = are_schemas && {
             let (names, others) = (
-                self.index.shape_names(shape as usize),
-                self.index.shape_names(last_shape as usize),
+                self.index.schema_names(schema as usize),
+                self.index.schema_names(last_schema as usize),
             );
             others
                 .get(..names.len())
@@ -252,15 +252,15 @@ impl Parser<'_> {
         if series_len == 0 || line.get(name_len) != before.get(name_len) {
             return None;
         }
-        let same = common_len(before, line, series_len + 1);
+        let same = common_prefix_len(before, line, series_len + 1);
         (same > name_len).then_some(same.min(series_len))
     }
 
     /// Remembers a line without labels as the last one of its name.
     fn note_bare(&mut self, id: u32, start: usize) {
-        self.note_shape(id, NONE);
+        self.note_schema(id, NONE);
         let known = &mut self.scratch.known[id as usize];
-        known.line_start = narrow(start);
+        known.line_start = to_u32(start);
         known.series_len = known.name_len;
         known.n_places = 0;
         known.steady = false;
@@ -303,8 +303,8 @@ impl Parser<'_> {
             at = end + 1;
             old = place.end as usize + 1;
             *place = Place {
-                start: narrow(value),
-                end: narrow(end),
+                start: to_u32(value),
+                end: to_u32(end),
             };
             if rest.as_slice().is_empty() {
                 break;
@@ -318,8 +318,8 @@ impl Parser<'_> {
                 && let Some(place) = rest.next()
             {
                 *place = Place {
-                    start: narrow(at - (old - place.start as usize)),
-                    end: narrow(at - (old - place.end as usize)),
+                    start: to_u32(at - (old - place.start as usize)),
+                    end: to_u32(at - (old - place.end as usize)),
                 };
             }
         }
@@ -332,25 +332,25 @@ impl Parser<'_> {
             return None;
         }
         if first < others.len() {
-            known.prefix_hash = absorb(self.seed, line, 0, value, self.key);
+            known.prefix_hash = hash_extend(self.seed, line, 0, value, self.key);
         } else {
             known.steady = true;
         }
-        let hash = absorb(known.prefix_hash, line, value, len, self.key);
-        known.line_start = narrow(start);
-        known.series_len = narrow(len);
-        if let Some(bound) = self.ambient.position()
+        let hash = hash_extend(known.prefix_hash, line, value, len, self.key);
+        known.line_start = to_u32(start);
+        known.series_len = to_u32(len);
+        if let Some(bound) = self.context.position()
             && let Some(place) = places.get(known.bounds[bound] as usize)
-            && (known.bounds[bound] as usize >= first || known.noted != self.ambient)
+            && (known.bounds[bound] as usize >= first || known.noted != self.context)
         {
-            known.noted = self.ambient;
+            known.noted = self.context;
             let text = &line[place.start as usize..];
             let value_len = (place.end - place.start) as usize;
             self.bounds
-                .add(text, value_len, known.group, 0, &mut self.index.groups);
+                .add(text, value_len, known.group, 0, &mut self.index.families);
         }
         Some(Series {
-            shape: known.shape,
+            schema: known.schema,
             hash,
             len,
         })
@@ -364,7 +364,7 @@ impl Parser<'_> {
         let Scratch {
             known,
             places,
-            doubles,
+            duplicates,
             ..
         } = &mut *self.scratch;
         let known = &mut known[id as usize];
@@ -375,10 +375,10 @@ impl Parser<'_> {
         let value = last.start as usize;
         let before = &body[known.line_start as usize..];
         let is_bound = self
-            .ambient
+            .context
             .position()
             .is_some_and(|bound| known.bounds[bound] as usize == others.len());
-        let (group, shape, salt, prefix_hash) = (known.group, known.shape, spread(id), known.prefix_hash);
+        let (group, schema, salt, prefix_hash) = (known.group, known.schema, mix32(id), known.prefix_hash);
         if self.endings.owner != (id, is_bound) {
             self.endings = Endings {
                 owner: (id, is_bound),
@@ -390,7 +390,7 @@ impl Parser<'_> {
         let mut n_lines = 0;
         while self.index.samples.len() < self.max_samples {
             let line = &body[at..];
-            if !begin_alike(before, line, value) {
+            if !prefix_eq(before, line, value) {
                 break;
             }
             let text = &line[value..];
@@ -406,7 +406,8 @@ impl Parser<'_> {
                 *ending = new;
                 if is_bound {
                     let len = new.len as usize;
-                    self.bounds.add(text, len, group, n_lines, &mut self.index.groups);
+                    self.bounds
+                        .add(text, len, group, n_lines, &mut self.index.families);
                 }
             }
             let len = ending.len as usize;
@@ -414,19 +415,19 @@ impl Parser<'_> {
                 break;
             };
             let quote = value + len;
-            let hash = absorb(prefix_hash, line, value, quote + 1, self.key);
-            let [start, series_end, end] = [at, at + quote + 1, at + value + end].map(narrow);
+            let hash = hash_extend(prefix_hash, line, value, quote + 1, self.key);
+            let [start, series_end, end] = [at, at + quote + 1, at + value + end].map(to_u32);
             self.index
                 .samples
-                .push(Sample::new(start, series_end, end, Sample::LABELS, shape));
-            doubles.push(hash ^ salt);
+                .push(Sample::new(start, series_end, end, Sample::LABELS, schema));
+            duplicates.push(hash ^ salt);
             found = Some((start, quote));
             at = end as usize + 1;
         }
         if let Some((start, quote)) = found {
             known.line_start = start;
-            known.series_len = narrow(quote + 1);
-            last.end = narrow(quote);
+            known.series_len = to_u32(quote + 1);
+            last.end = to_u32(quote);
         }
         known.steady = found.is_some();
         at
@@ -444,17 +445,17 @@ impl Parser<'_> {
         let series = collect_plain(self.body, inside, &mut names, &mut values, &mut self.utf8)
             .filter(|_| values.iter().all(|value| value.len() <= self.max_value_len))
             .and_then(|end| {
-                let shape = if let Some(shape) = self.find_shape(&names) {
-                    shape
+                let schema = if let Some(schema) = self.find_schema(&names) {
+                    schema
                 } else {
                     // Not for a line that is not plain after all.
                     self.read_tail(&self.body[start..], end + 1 - start)?;
                     if !self.is_sound(&names) {
                         return None;
                     }
-                    self.add_shape(&mut names)?
+                    self.add_schema(&mut names)?
                 };
-                Some(self.remember(id, shape, start, &values, end - start))
+                Some(self.remember(id, schema, start, &values, end - start))
             });
         self.scratch.spans = names;
         self.scratch.values = values;
@@ -470,47 +471,47 @@ impl Parser<'_> {
                 && name.of(body) != b"__name__"
                 && !names[..index]
                     .iter()
-                    .any(|other| same(other.of(body), name.of(body)))
+                    .any(|other| bytes_eq(other.of(body), name.of(body)))
         };
         // Longer sets would take time that grows with their square.
         names.len() <= or_unlimited(self.limits.max_labels).min(64) && names.iter().enumerate().all(is_new)
     }
 
     /// Makes the line at `start` the last one of its name; its series ends after `len` bytes.
-    fn remember(&mut self, id: u32, shape: u32, start: usize, values: &[Span], len: usize) -> Series {
-        self.note_shape(id, shape);
+    fn remember(&mut self, id: u32, schema: u32, start: usize, values: &[Span], len: usize) -> Series {
+        self.note_schema(id, schema);
         let line = &self.body[start..];
         let Scratch { known, places, .. } = &mut *self.scratch;
         let known = &mut known[id as usize];
         if (known.places_room as usize) < values.len() {
-            known.places = narrow(places.len());
-            known.places_room = narrow(values.len());
+            known.places = to_u32(places.len());
+            known.places_room = to_u32(values.len());
             places.resize(places.len() + values.len(), Place::default());
         }
-        known.n_places = narrow(values.len());
+        known.n_places = to_u32(values.len());
         for (place, value) in places[known.places as usize..].iter_mut().zip(values) {
             *place = Place {
-                start: value.start - narrow(start),
-                end: value.end - narrow(start),
+                start: value.start - to_u32(start),
+                end: value.end - to_u32(start),
             };
             known.empty_values |= value.is_empty();
         }
         let value = values.last().map_or(0, |value| value.start as usize - start);
-        known.prefix_hash = absorb(self.seed, line, 0, value, self.key);
-        known.line_start = narrow(start);
-        known.series_len = narrow(len);
-        known.noted = self.ambient;
+        known.prefix_hash = hash_extend(self.seed, line, 0, value, self.key);
+        known.line_start = to_u32(start);
+        known.series_len = to_u32(len);
+        known.noted = self.context;
         known.steady = true;
-        if let Some(bound) = self.ambient.position()
+        if let Some(bound) = self.context.position()
             && let Some(value) = values.get(known.bounds[bound] as usize)
         {
             let text = &self.body[value.start as usize..];
             self.bounds
-                .add(text, value.len(), known.group, 0, &mut self.index.groups);
+                .add(text, value.len(), known.group, 0, &mut self.index.families);
         }
         Series {
-            shape,
-            hash: absorb(known.prefix_hash, line, value, len, self.key),
+            schema,
+            hash: hash_extend(known.prefix_hash, line, value, len, self.key),
             len,
         }
     }
@@ -519,7 +520,7 @@ impl Parser<'_> {
 /// How a line goes on from its last value: the value, `"} `.
 #[derive(Debug, Clone, Copy, Default)]
 struct Ending {
-    block: Block,
+    block: Lane,
     /// The bytes of it that count.
     mask: u32,
     /// Bytes of the value, not 0.
@@ -540,7 +541,7 @@ pub(crate) struct Endings {
 impl Ending {
     /// The ending that a block begins with. Empty values, long ones and such with escapes need a closer look.
     #[inline(always)]
-    fn of(block: &Block, max_len: usize) -> Option<Self> {
+    fn of(block: &Lane, max_len: usize) -> Option<Self> {
         let specials = simd::specials(block);
         let len = specials.trailing_zeros();
         let fits =
