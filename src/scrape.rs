@@ -92,6 +92,8 @@ impl Scraper {
                 max_labels: settings.max_labels,
                 max_label_name_length: settings.max_label_name_length,
                 max_label_value_length: settings.max_label_value_length,
+                // There is no flag for it yet.
+                max_families: 0,
             },
             slots: Arc::new(Semaphore::new(settings.max_concurrent)),
             // More bodies are never in memory at a time, so that more buffers are never needed.

@@ -1,283 +1,148 @@
-//! The exposition engine (core): what targets say, merged into one answer.
+//! Parses, merges and writes metrics in the Prometheus text format and in OpenMetrics.
 //!
-//! [`parse()`] turns one decompressed body into an index over its own bytes, or refuses it whole. [`merge`] settles who
-//! shares which family and finds series that became equal; [`Merged::write`] then copies the bodies out, family by
-//! family, with the labels added. Values, timestamps, exemplars and escapes keep their own spelling wherever the
-//! answer's format can hold it. [`negotiate()`] chooses that format from a request's headers.
+//! A program that scrapes several targets can merge what they send into one valid response: [`parse()`] each body, [`merge`]
+//! them, and [`Merged::write`] the result. Values, timestamps, exemplars and escapes keep their own spelling wherever the
+//! format of the response can express it. The rules of merging are in `docs/explanation/merge-rules.md`.
 //!
-//! Edges: bytes in, bytes out. No I/O, no clock. The seeds of the hash tables never show in the output.
+//! Bytes in, bytes out: nothing here does I/O, asks for the time or starts a thread. Equal input gives equal output.
+//!
+//! # Parse one body
+//!
+//! ```
+//! use exposition::{Format, Limits, parse};
+//!
+//! let body = b"# TYPE jobs gauge\njobs{queue=\"mail\"} 3\njobs{queue=\"print\"} 0\n";
+//! let exposition = parse(body.to_vec(), Some("text/plain"), &Limits::default())?;
+//! assert_eq!(exposition.n_samples(), 2);
+//! assert_eq!(exposition.format(), Format::Text);
+//!
+//! let rejection = parse(b"jobs 3\njobs{queue=mail} 3\n".to_vec(), None, &Limits::default()).expect_err("no quotes");
+//! assert_eq!(rejection.to_string(), "line 2: a label value is not quoted: jobs{queue=mail} 3");
+//! # Ok::<(), exposition::Rejection>(())
+//! ```
+//!
+//! # Merge two bodies
+//!
+//! ```
+//! use exposition::{Input, Limits, merge, negotiate, parse};
+//!
+//! let mut inputs = Vec::new();
+//! for (pod, body) in [("a", "# TYPE jobs gauge\njobs 3\n"), ("b", "# TYPE jobs gauge\njobs 0\n")] {
+//!     inputs.push(Input {
+//!         labels: vec![("pod".to_owned(), pod.to_owned())],
+//!         up: Some(true),
+//!         exposition: Some(parse(body.into(), None, &Limits::default())?),
+//!         own: false,
+//!     });
+//! }
+//! // The headers Accept, Accept-Encoding and User-Agent of the scraper choose the format.
+//! let format = negotiate(Some("text/plain"), None, Some("Prometheus/3.1.0"));
+//! let merged = merge(inputs, &format);
+//! let mut response = Vec::new();
+//! merged.write(64 << 10, &mut |chunk| {
+//!     response.extend_from_slice(&chunk);
+//!     true
+//! });
+//! let response = String::from_utf8(response).expect("responses are UTF-8");
+//! assert!(response.ends_with("# TYPE jobs gauge\njobs{pod=\"a\"} 3\njobs{pod=\"b\"} 0\n"));
+//! # Ok::<(), exposition::Rejection>(())
+//! ```
+//!
+//! # How it works
+//!
+//! ```text
+//! body ──→ parse ──→ Exposition (body + index) ─┐
+//! body ──→ parse ──→ Exposition (body + index) ─┼→ merge ──→ Merged ──→ write ──→ chunks of the response
+//! body ──→ parse ──→ Exposition (body + index) ─┘    ↑
+//! headers of the request ──→ negotiate ──→ OutputFormat
+//! ```
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `syntax` | the grammar: lines, names, numbers; strict, without state |
+//! | `parse` | from a body to its index, with a fast path for lines that are like the one before |
+//! | `index`, `types` | the index, and the types that all parts share |
+//! | `merge` | which source families form a family of the response, which samples are duplicates, what has to be sorted |
+//! | `write` | copies the samples out of the bodies, with labels added |
+//! | `relabel` | what adding labels means for one label set |
+//! | `negotiate` | which format a scraper gets |
+//! | `pool`, `gzip` | memory that is reused between responses; compression by blocks |
+//! | `simd` | questions about sixteen bytes at a time |
+//!
+//! # One line through all tables
+//!
+//! A target sends this body, and the line of interest is the third:
+//!
+//! ```text
+//! # TYPE http_requests counter
+//! http_requests_total{method="GET",code="200"} 12
+//! http_requests_total{method="GET",code="404"} 3
+//! ```
+//!
+//! 1. *Parse.* The line begins like the previous line of its name, which is remembered per sample name. The comparison ends
+//!    at byte 39, inside the value of `code`, so that only `404`, the closing brace and the number are looked at. The index
+//!    gets a `Sample` with offsets (start, the place for more labels, end of the value) and the id of its label schema,
+//!    `(method, code)`. It belongs to the `Run` that the line before began, and that to the `SourceFamily` `http_requests`,
+//!    a counter with samples of the suffix `_total`. The hash of the series goes into the filter that finds duplicates.
+//! 2. *Merge.* For a response in the text format, the samples of suffix `_total` of a counter form a family of the sample's
+//!    name, `http_requests_total`. Other targets with the same name and type contribute to it. A target that says `gauge`
+//!    is in conflict, and the family is written without a type.
+//! 3. *Write.* With the label `pod="a"` to add, the bytes up to the place for more labels are copied, then `,pod="a"`, and
+//!    the rest of the line together with the beginning of the next one:
+//!
+//! ```text
+//! http_requests_total{method="GET",code="404",pod="a"} 3
+//! ```
+//!
+//! # Glossary
+//!
+//! | term | meaning |
+//! | --- | --- |
+//! | source family | the samples of one body whose names belong together, with their TYPE, HELP and UNIT |
+//! | output family | a family of the response, to which source families contribute |
+//! | label schema | the label names of a line, in their order |
+//! | type context | the type of the last TYPE line before a sample, whatever its name; Prometheus 3 normalizes bounds by it |
+//! | bound | the value of `le` of a bucket or of `quantile` of a summary |
+//! | canonical line | `name{label="value",...} value timestamp` without other blanks or commas |
+//! | run | consecutive samples of one source family in one type context |
+//! | suffix | what the name of a sample has beyond its family's: `_total`, `_bucket`, ...; unsuffixed without |
+//! | unlabelled, unquoted | a line without labels; a name without quotes |
+//! | duplicate | a sample whose series occurs earlier, in the same body or in another input |
+//! | rejection | why a body is not accepted, as a whole |
 
 #![warn(missing_docs)]
 
 mod cancel;
 mod content_type;
+mod exposition;
 mod gzip;
 mod index;
+mod limits;
 mod merge;
 mod negotiate;
 mod parse;
 mod pool;
+mod rejection;
 mod relabel;
 mod simd;
 mod syntax;
+mod types;
 mod write;
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::LazyLock;
 
 pub use cancel::Cancelled;
+pub use exposition::{Exposition, parse, parse_metered};
 pub use gzip::{DeflatedBlock, GzipStream, deflate_block};
+pub use limits::{Limits, Meter};
 pub use merge::{Conflict, ConflictKind, Input, Merged, RefusedInput, limit_samples, merge, merge_unless};
 pub use negotiate::{Format, OutputFormat, negotiate};
 pub use pool::Pool;
+pub use rejection::{Rejection, RejectionKind};
 pub use syntax::name::Escaping;
 
-use content_type::MediaType;
-use index::Index;
-use parse::Scratch;
-
-/// What one target may send; 0 means no limit. Counted before labels are added, duplicates included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// Samples in one body.
-    pub max_samples: u64,
-    /// Labels of one sample, its name not counted.
-    pub max_labels: u64,
-    /// Bytes of a label name.
-    pub max_label_name_length: u64,
-    /// Bytes of a label value, escapes undone; also of a metric name, which is the value of `__name__`.
-    pub max_label_value_length: u64,
-}
-
-/// The kind of a refusal, for metrics and for people who look for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RejectionKind {
-    /// A line that Prometheus would refuse, or no exposition at all.
-    Parse,
-    /// A format that is not read here.
-    Protobuf,
-    /// The body is too large to be indexed (4 GiB).
-    BodySize,
-    /// Over [`Limits::max_samples`].
-    Samples,
-    /// Over [`Limits::max_labels`].
-    Labels,
-    /// Over [`Limits::max_label_name_length`].
-    LabelNameLength,
-    /// Over [`Limits::max_label_value_length`].
-    LabelValueLength,
-}
-
-impl RejectionKind {
-    /// A word that stays the same between releases.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Parse => "parse",
-            Self::Protobuf => "protobuf",
-            Self::BodySize => "body_size",
-            Self::Samples => "samples",
-            Self::Labels => "labels",
-            Self::LabelNameLength => "label_name_length",
-            Self::LabelValueLength => "label_value_length",
-        }
-    }
-}
-
-/// Why a body was refused. Displays as one line for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejection {
-    /// What kind of error it is.
-    pub kind: RejectionKind,
-    /// The line at error, from 1.
-    pub line: Option<u64>,
-    /// What stands there: at most 80 printable characters.
-    pub excerpt: String,
-    /// What is wrong with it.
-    pub reason: Cow<'static, str>,
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(line) = self.line {
-            write!(f, "line {line}: ")?;
-        }
-        f.write_str(&self.reason)?;
-        if !self.excerpt.is_empty() {
-            write!(f, ": {}", self.excerpt)?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Rejection {}
-
-/// One parsed body: its bytes and the index over them.
-#[derive(Debug)]
-pub struct Exposition {
-    body: Vec<u8>,
-    index: Index,
-    open_metrics: bool,
-    /// Where the index goes in the end.
-    pool: Option<Pool>,
-}
-
-impl Drop for Exposition {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.release_index(std::mem::take(&mut self.index));
-        }
-    }
-}
-
-impl Exposition {
-    fn new(body: Vec<u8>, index: Index, format: Format, pool: Option<Pool>) -> Self {
-        Self {
-            body,
-            index,
-            open_metrics: format == Format::OpenMetrics,
-            pool,
-        }
-    }
-
-    /// Samples in the body, those included that repeat a series.
-    pub fn n_samples(&self) -> usize {
-        self.index.samples.len()
-    }
-
-    /// Bytes of the body.
-    pub fn n_bytes(&self) -> usize {
-        self.body.len()
-    }
-
-    /// Bytes of memory held: the body's buffer and the index over it, about an eighth of it on top.
-    pub fn n_held_bytes(&self) -> usize {
-        self.body.capacity() + self.index.n_bytes()
-    }
-
-    /// Bytes to count against a budget: the body and the index over it, without the spare room of their buffers, so that
-    /// the same body counts the same at every scrape.
-    pub fn n_budget_bytes(&self) -> usize {
-        self.body.len() + self.index.n_used_bytes()
-    }
-
-    /// The format that the body was read as.
-    pub fn format(&self) -> Format {
-        if self.open_metrics {
-            Format::OpenMetrics
-        } else {
-            Format::Text
-        }
-    }
-
-    /// Gives the body back, so that its buffer can be used again.
-    pub fn into_body(mut self) -> Vec<u8> {
-        std::mem::take(&mut self.body)
-    }
-}
-
-/// Parses one decompressed body completely.
-///
-/// An OpenMetrics media type is read as OpenMetrics, protobuf is refused, and anything else (missing and unreadable
-/// ones too) is read as text, as Prometheus 2 does; but a body whose last line is `# EOF` is tried as OpenMetrics
-/// first, since some targets (ztunnel) send that under a text label.
-///
-/// # Errors
-/// A body with one line that Prometheus would refuse, or over a limit, is refused whole.
-pub fn parse(body: Vec<u8>, content_type: Option<&str>, limits: &Limits) -> Result<Exposition, Rejection> {
-    let mut index = Index::default();
-    let format = parse_with(&body, content_type, limits, &mut index, &mut Scratch::default())?;
-    Ok(Exposition::new(body, index, format, None))
-}
-
-impl Pool {
-    /// As [`parse()`], with memory of the pool. The index returns to the pool when the exposition is dropped.
-    ///
-    /// # Errors
-    /// As [`parse()`].
-    pub fn parse(
-        &self,
-        body: Vec<u8>,
-        content_type: Option<&str>,
-        limits: &Limits,
-    ) -> Result<Exposition, Rejection> {
-        let (mut index, mut scratch) = self.parser_memory(body.len());
-        let parsed = parse_with(&body, content_type, limits, &mut index, &mut scratch);
-        self.release_scratch(scratch);
-        match parsed {
-            Ok(format) => Ok(Exposition::new(body, index, format, Some(self.clone()))),
-            Err(refusal) => {
-                self.release_index(index);
-                Err(refusal)
-            }
-        }
-    }
-}
-
-fn parse_with(
-    body: &[u8],
-    content_type: Option<&str>,
-    limits: &Limits,
-    index: &mut Index,
-    scratch: &mut Scratch,
-) -> Result<Format, Rejection> {
-    let refuse = |kind, reason| {
-        Err(Rejection {
-            kind,
-            line: None,
-            excerpt: String::new(),
-            reason: Cow::Borrowed(reason),
-        })
-    };
-    if body.len() > parse::MAX_BODY_BYTES {
-        return refuse(RejectionKind::BodySize, "the body is larger than 4 GiB");
-    }
-    let media = content_type::media_type(content_type);
-    if media == MediaType::Protobuf {
-        return refuse(RejectionKind::Protobuf, "protobuf, which was not asked for");
-    }
-    let at = |stop: parse::RejectionAt| Rejection::at(body, stop.kind, stop.error.at, stop.error.reason);
-    let labelled = media == MediaType::OpenMetrics;
-    if labelled || ends_with_eof(body) {
-        match parse::parse_into(body, true, limits, index, scratch) {
-            Ok(()) => return Ok(Format::OpenMetrics),
-            Err(stop) if labelled || stop.kind != RejectionKind::Parse => return Err(at(stop)),
-            Err(_) => {}
-        }
-    }
-    parse::parse_into(body, false, limits, index, scratch).map_err(at)?;
-    Ok(Format::Text)
-}
-
-fn ends_with_eof(body: &[u8]) -> bool {
-    let body = body.strip_suffix(b"\n").unwrap_or(body);
-    body.strip_suffix(b"# EOF")
-        .is_some_and(|before| before.is_empty() || before.ends_with(b"\n"))
-}
-
-impl Rejection {
-    fn at(body: &[u8], kind: RejectionKind, at: usize, reason: Cow<'static, str>) -> Self {
-        let at = at.min(body.len());
-        let start = memchr::memrchr(b'\n', &body[..at]).map_or(0, |found| found + 1);
-        let line = memchr::memchr_iter(b'\n', &body[..at]).count() as u64 + 1;
-        // A few bytes more than can be shown: characters have up to four.
-        let shown = &body[start..body.len().min(start + 320)];
-        let shown = shown.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let excerpt = String::from_utf8_lossy(shown)
-            .chars()
-            .take(80)
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
-        Self {
-            kind,
-            line: Some(line),
-            excerpt,
-            reason,
-        }
-    }
-}
-
-/// One seed for the process: bodies are hostile, and must not know which names fall together.
+/// The hasher of this process. Its seed is random, so that a harmful body cannot contain names chosen to collide. It never
+/// influences the output.
 fn hasher() -> &'static foldhash::quality::RandomState {
     static STATE: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
     &STATE

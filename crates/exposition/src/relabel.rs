@@ -6,11 +6,11 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use crate::index::TypeContext;
 use crate::negotiate::OutputFormat;
 use crate::syntax::name;
 use crate::syntax::number;
 use crate::syntax::sample_line::SampleLine;
+use crate::types::TypeContext;
 
 /// A label value: raw, in a spelling that is legal in the response, or decoded.
 #[derive(Debug, Clone)]
@@ -224,7 +224,7 @@ mod tests {
     fn check(series: &str, added: &[(&str, &str)], expect: &str) {
         let body = format!("{series} 1\n");
         let mut line = SampleLine::default();
-        line.read(body.as_bytes(), 0, false)
+        line.parse(body.as_bytes(), 0, false)
             .unwrap_or_else(|error| panic!("{error:?}"));
         let added: Vec<_> = added
             .iter()

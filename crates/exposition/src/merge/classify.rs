@@ -4,7 +4,7 @@
 //! `counter-names` and `unsuffixed-samples` of docs/explanation/merge-rules.md. A sample keeps its name in every case; what
 //! is decided is under which TYPE line it stands.
 
-use crate::index::{MetricType, Suffix};
+use crate::types::{MetricType, Suffix};
 
 /// What a family of the response is named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use super::family::{self, Contribution};
 use super::names::NameId;
 use super::slots::{MemberId, Slots};
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{SourceFamily, Suffix, Suffixes, MetricType};
+use crate::index::SourceFamily;
 use crate::negotiate::{Format, OutputFormat};
+use crate::types::{FamilyId, Id as _, MetricType, Suffix, Suffixes};
 use crate::{Exposition, Input};
 
 /// What decides to which families the samples of a source family belong. It is equal for most targets, so it is worked
@@ -50,15 +51,20 @@ struct PreviousInput<'a> {
 impl PreviousInput<'_> {
     /// The destinations of a source family, if the one at the same position was translated in the same terms; and whether
     /// HELP and UNIT are equal too.
-    fn find(&self, exposition: &Exposition, position: usize, group: &SourceFamily) -> Option<(Destinations, bool)> {
-        let destinations = (*self.destinations.get(position)?)?;
-        let other = self.exposition.index.families.get(position)?;
+    fn find(
+        &self,
+        exposition: &Exposition,
+        id: FamilyId,
+        source_family: &SourceFamily,
+    ) -> Option<(Destinations, bool)> {
+        let destinations = (*self.destinations.get(id.index())?)?;
+        let other = self.exposition.index.families.get(id)?;
         let same_terms = exposition.open_metrics == self.exposition.open_metrics
-            && group.kind == other.kind
-            && group.suffixes == other.suffixes
-            && (group.notes ^ other.notes) & SourceFamily::LACKS_LABEL == 0
-            && group.name_key == other.name_key;
-        same_terms.then_some((destinations, group.texts_key == other.texts_key))
+            && source_family.kind == other.kind
+            && source_family.suffixes == other.suffixes
+            && (source_family.notes ^ other.notes) & SourceFamily::LACKS_LABEL == 0
+            && source_family.name_key == other.name_key;
+        same_terms.then_some((destinations, source_family.texts_key == other.texts_key))
     }
 }
 
@@ -103,12 +109,12 @@ pub(super) fn collect(
         let up = collector.slots.names.intern(b"up");
         collector.slots.up = Some(collector.slots.slot(up, MetricType::Gauge));
     }
-    let n_groups = inputs
+    let n_source_families = inputs
         .iter()
         .filter_map(|input| input.exposition.as_ref())
         .map(|exposition| exposition.index.families.len())
         .sum();
-    let mut found: Vec<(MemberId, Contribution)> = Vec::with_capacity(n_groups);
+    let mut found: Vec<(MemberId, Contribution)> = Vec::with_capacity(n_source_families);
     let mut previous: Option<PreviousInput<'_>> = None;
     for (input_id, input) in (0_u32..).zip(inputs) {
         if let Some(exposition) = &input.exposition {
@@ -136,30 +142,30 @@ impl<'a> Collector<'a> {
         // A gauge `x_created` is translated differently where its family is present, which is not part of its position.
         let previous = previous.filter(|previous| previous.input.own == input.own && created.is_empty());
         let mut all = Vec::with_capacity(exposition.index.families.len());
-        for (group_id, group) in (0_u32..).zip(&exposition.index.families) {
-            if group.runs.0 == group.runs.1 {
+        for id in exposition.index.families.ids() {
+            let source_family = &exposition.index.families[id];
+            if source_family.runs.is_empty() {
                 all.push(None);
                 continue;
             }
-            let position = group_id as usize;
-            cancel.check_at(position)?;
+            cancel.check_at(id.index())?;
             let as_before = previous
                 .as_ref()
-                .and_then(|previous| previous.find(exposition, position, group));
+                .and_then(|previous| previous.find(exposition, id, source_family));
             let (destinations, same_texts) = as_before.unwrap_or_else(|| {
-                let decoded = group.name.decode(&exposition.body);
+                let decoded = source_family.name.decode(&exposition.body);
                 let name = family::output_name(input, &decoded, self.format);
                 let terms = Terms {
                     name: self.slots.names.intern(&name),
-                    kind: group.kind,
-                    suffixes: group.suffixes,
-                    lacks_label: group.notes & SourceFamily::LACKS_LABEL != 0,
+                    kind: source_family.kind,
+                    suffixes: source_family.suffixes,
+                    lacks_label: source_family.notes & SourceFamily::LACKS_LABEL != 0,
                     created_of: created.get(&*decoded).copied(),
                 };
                 (self.destinations(terms), false)
             });
             all.push(Some(destinations));
-            let contribution = Contribution::new(input_id, group_id, &exposition.index, same_texts);
+            let contribution = Contribution::new(input_id, id, &exposition.index, same_texts);
             for destination in &self.destinations[destinations.from as usize..destinations.to as usize] {
                 found.push((
                     destination.member,

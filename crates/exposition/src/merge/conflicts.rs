@@ -12,10 +12,10 @@ use super::slots::{SlotId, Slots};
 use super::{family, source};
 use crate::Input;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{TypeContext, MetricType};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
 use crate::syntax::sample_line::SampleLine;
+use crate::types::{MetricType, TypeContext};
 
 /// What targets disagree on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -202,8 +202,11 @@ fn is_normalized_by_our_type(
             continue;
         };
         let index = &exposition.index;
-        let group = &index.families[contribution.group as usize];
-        for run in index.family_runs(group).filter(|run| run.context != context) {
+        let source_family = &index.families[contribution.source_family];
+        for run in index
+            .family_runs(source_family)
+            .filter(|run| run.context != context)
+        {
             for id in run.first..run.first + run.len {
                 cancel.check_at(id as usize)?;
                 if exposition.is_normalized(&index.samples[id as usize], label, line) {
@@ -252,7 +255,12 @@ fn mixes_timestamps(
     let slot = slots.get(id);
     let has_several_names = matches!(
         slot.kind,
-        MetricType::Histogram | MetricType::GaugeHistogram | MetricType::Summary | MetricType::Counter | MetricType::StateSet | MetricType::Info
+        MetricType::Histogram
+            | MetricType::GaugeHistogram
+            | MetricType::Summary
+            | MetricType::Counter
+            | MetricType::StateSet
+            | MetricType::Info
     );
     let input_of = |input: u32| &inputs[input as usize];
     if !has_several_names

@@ -3,30 +3,33 @@
 use std::collections::HashMap;
 
 use crate::Exposition;
-use crate::index::{MetricType, SourceFamily, Suffix};
+use crate::index::SourceFamily;
 use crate::negotiate::{Format, OutputFormat};
+use crate::types::{MetricType, Suffix};
 
 /// The gauges of a text target whose name is that of one of its counters, histograms or summaries with `_created`
 /// behind it, by their names; each with the type of that family. Empty for a response in text, where they stay gauges.
 pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, MetricType> {
     let body = &exposition.body;
-    let is_candidate = |group: &&SourceFamily| {
-        let name = group.name.span.of(body);
-        group.kind == Some(MetricType::Gauge)
-            && !group.name.quoted
+    let is_candidate = |source_family: &&SourceFamily| {
+        let name = source_family.name.span.of(body);
+        source_family.kind == Some(MetricType::Gauge)
+            && !source_family.name.quoted
             && name.ends_with(Suffix::Created.as_str().as_bytes())
     };
-    let groups = &exposition.index.families;
+    let source_families = &exposition.index.families;
     if format.format == Format::Text
         || exposition.open_metrics
-        || !groups.iter().any(|group| is_candidate(&group))
+        || !source_families
+            .iter()
+            .any(|source_family| is_candidate(&source_family))
     {
         return HashMap::new();
     }
     let bases = families_with_created(exposition, format);
     let mut found = HashMap::new();
-    for group in groups.iter().filter(is_candidate) {
-        let name = group.name.span.of(body);
+    for source_family in source_families.iter().filter(is_candidate) {
+        let name = source_family.name.span.of(body);
         let base = &name[..name.len() - Suffix::Created.as_str().len()];
         if let Some(kind) = bases.get(base) {
             found.insert(name.to_vec(), *kind);
@@ -38,18 +41,18 @@ pub(super) fn created_gauges(exposition: &Exposition, format: &OutputFormat) -> 
 /// The families of a text target that may have `_created` samples in OpenMetrics, by the name that they have there.
 fn families_with_created(exposition: &Exposition, format: &OutputFormat) -> HashMap<Vec<u8>, MetricType> {
     let mut bases = HashMap::new();
-    for group in &exposition.index.families {
-        let name = group.name.decode(&exposition.body).into_owned();
-        match group.kind {
+    for source_family in &exposition.index.families {
+        let name = source_family.name.decode(&exposition.body).into_owned();
+        match source_family.kind {
             Some(kind @ (MetricType::Histogram | MetricType::Summary))
-                if group.notes & SourceFamily::LACKS_LABEL == 0 =>
+                if source_family.notes & SourceFamily::LACKS_LABEL == 0 =>
             {
                 bases.insert(name, kind);
             }
             Some(MetricType::Counter) => {
                 if let Some(base) = name.strip_suffix(b"_total") {
                     bases.insert(base.to_vec(), MetricType::Counter);
-                } else if format.quirks.is_prometheus || group.suffixes.has(Suffix::Total) {
+                } else if format.quirks.is_prometheus || source_family.suffixes.has(Suffix::Total) {
                     bases.insert(name, MetricType::Counter);
                 }
             }

@@ -11,10 +11,11 @@ use super::plan::Plan;
 use super::series_key::{KeyMaker, SeriesMap, sample_time};
 use super::source;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{SourceFamily, Sample, MetricType};
+use crate::index::{Sample, SourceFamily};
 use crate::negotiate::{Format, OutputFormat};
-use crate::syntax::sample_line::SampleLine;
 use crate::syntax::name::Escaping;
+use crate::syntax::sample_line::SampleLine;
+use crate::types::MetricType;
 use crate::{Exposition, Input};
 
 /// What is known of a series when its next sample is looked at.
@@ -117,10 +118,10 @@ fn may_hold_duplicates(input: &Input, format: &OutputFormat) -> bool {
     };
     let index = &exposition.index;
     let cuts_time = exposition.open_metrics && format.format == Format::Text && index.has_timestamps;
-    let is_special = |group: &SourceFamily| {
-        input.up.is_some() && group.notes & SourceFamily::UP != 0
-            || !input.own && group.notes & SourceFamily::OUR_PREFIX != 0
-            || format.quirks.normalizes_bounds && has_ambiguous_bounds(exposition, group)
+    let is_special = |source_family: &SourceFamily| {
+        input.up.is_some() && source_family.notes & SourceFamily::UP != 0
+            || !input.own && source_family.notes & SourceFamily::OUR_PREFIX != 0
+            || format.quirks.normalizes_bounds && has_ambiguous_bounds(exposition, source_family)
     };
     index.uncertain
         || cuts_time
@@ -130,17 +131,17 @@ fn may_hold_duplicates(input: &Input, format: &OutputFormat) -> bool {
 }
 
 /// Whether two bounds of a source family may become equal when they are normalized.
-fn has_ambiguous_bounds(exposition: &Exposition, group: &SourceFamily) -> bool {
+fn has_ambiguous_bounds(exposition: &Exposition, source_family: &SourceFamily) -> bool {
     let both = SourceFamily::BOUND_INTEGER | SourceFamily::BOUND_DOT_ZERO;
     // Under one TYPE line `1` is stored as `1.0`, under another one it is not.
     let has_several_contexts = || {
-        let mut runs = exposition.index.family_runs(group).map(|run| run.context);
+        let mut runs = exposition.index.family_runs(source_family).map(|run| run.context);
         let first = runs.next();
         runs.any(|context| Some(context) != first)
     };
-    group.notes & SourceFamily::BOUND_OTHER != 0
-        || group.notes & both == both
-        || group.notes & both != 0 && has_several_contexts()
+    source_family.notes & SourceFamily::BOUND_OTHER != 0
+        || source_family.notes & both == both
+        || source_family.notes & both != 0 && has_several_contexts()
 }
 
 /// Whether a label that becomes `exported_<name>` may meet one of that name.

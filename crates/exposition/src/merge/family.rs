@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use super::names::NameId;
 use crate::Input;
-use crate::index::{Index, MetricType, OUR_PREFIX, Run, Suffixes, TypeContext};
+use crate::index::{Index, Run};
 use crate::negotiate::OutputFormat;
 use crate::syntax::name;
 use crate::syntax::sample_line::Span;
+use crate::types::{FamilyId, MetricType, OUR_PREFIX, Suffixes, TypeContext};
 
 /// One family of the response.
 #[derive(Debug)]
@@ -46,7 +47,7 @@ pub(crate) struct SourceText {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Contribution {
     pub(crate) input: u32,
-    pub(crate) group: u32,
+    pub(crate) source_family: FamilyId,
     /// The suffixes of the samples that belong here.
     pub(crate) suffixes: Suffixes,
     /// All suffixes that occur in the source family.
@@ -64,21 +65,21 @@ pub(crate) struct Contribution {
 
 impl Contribution {
     /// A whole source family, with all its suffixes.
-    pub(super) fn new(input: u32, group_id: u32, index: &Index, same_texts: bool) -> Self {
-        let group = &index.families[group_id as usize];
-        let run = index.runs[index.run_order[group.runs.0 as usize] as usize];
+    pub(super) fn new(input: u32, id: FamilyId, index: &Index, same_texts: bool) -> Self {
+        let source_family = &index.families[id];
+        let run = index.runs[index.run_order[source_family.runs.start as usize]];
         Self {
             input,
-            group: group_id,
-            suffixes: group.suffixes,
-            all_suffixes: group.suffixes,
-            notes: group.notes,
+            source_family: id,
+            suffixes: source_family.suffixes,
+            all_suffixes: source_family.suffixes,
+            notes: source_family.notes,
             same_texts,
             context: run.context,
             first: run.first,
             len: run.len,
             start: run.start,
-            n_runs: group.runs.1 - group.runs.0,
+            n_runs: source_family.runs.len(),
         }
     }
 
@@ -90,7 +91,7 @@ impl Contribution {
     /// The source family's first run.
     pub(crate) fn first_run(&self) -> Run {
         Run {
-            group: self.group,
+            family: self.source_family,
             first: self.first,
             len: self.len,
             start: self.start,
@@ -104,8 +105,8 @@ impl Contribution {
     }
 
     /// Where it stands among the contributions to one family: inputs in order, each input's in the order of its body.
-    pub(super) fn position(&self) -> (u32, u32, u32, Suffixes) {
-        (self.input, self.first, self.group, self.suffixes)
+    pub(super) fn position(&self) -> (u32, u32, FamilyId, Suffixes) {
+        (self.input, self.first, self.source_family, self.suffixes)
     }
 }
 

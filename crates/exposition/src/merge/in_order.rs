@@ -7,8 +7,9 @@ use std::collections::HashSet;
 use std::hash::BuildHasher as _;
 
 use super::family::Contribution;
-use crate::index::{MetricType, Sample, SourceFamily, Suffix};
+use crate::index::{Sample, SourceFamily};
 use crate::syntax::{name, number};
+use crate::types::{MetricType, SchemaId, Suffix};
 use crate::{Exposition, Input};
 
 /// Whether the samples of a contribution provably come metric by metric, each metric once, its buckets ascending.
@@ -17,7 +18,7 @@ pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contri
         return true;
     };
     let index = &exposition.index;
-    let group = &index.families[contribution.group as usize];
+    let source_family = &index.families[contribution.source_family];
     let bound: &[u8] = match kind {
         MetricType::Histogram | MetricType::GaugeHistogram => b"le",
         MetricType::Summary => b"quantile",
@@ -25,8 +26,8 @@ pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contri
     };
     if index.uncertain
         || index.has_timestamps
-        || group.kind != Some(kind)
-        || group.name.quoted
+        || source_family.kind != Some(kind)
+        || source_family.name.quoted
         || contribution.is_partial()
         || input.labels.iter().any(|(label, _)| label.as_bytes() == bound)
     {
@@ -34,7 +35,7 @@ pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contri
     }
     let mut check = OrderCheck {
         exposition,
-        group,
+        source_family,
         bound,
         must_ascend: kind != MetricType::Summary,
         with_bound: None,
@@ -45,8 +46,8 @@ pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contri
         last_bound: f64::NEG_INFINITY,
         metrics: HashSet::default(),
     };
-    index.family_runs(group).all(|run| {
-        index.samples[run.first as usize..][..run.len as usize]
+    index.family_runs(source_family).all(|run| {
+        index.samples[run.positions()]
             .iter()
             .filter(|sample| !sample.has(Sample::DROPPED))
             .all(|sample| check.add(*sample))
@@ -57,7 +58,7 @@ pub(super) fn is_in_order(input: &Input, kind: MetricType, contribution: &Contri
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Labels {
     None,
-    Schema(usize),
+    Schema(SchemaId),
 }
 
 /// The end of a series that carries a bound, as it is written: `,le="2.5"}` without the brace. The series of one metric
@@ -73,7 +74,7 @@ const MAX_ENDINGS: usize = 64;
 /// What is known of the samples so far.
 struct OrderCheck<'a> {
     exposition: &'a Exposition,
-    group: &'a SourceFamily,
+    source_family: &'a SourceFamily,
     /// `le` or `quantile`.
     bound: &'a [u8],
     must_ascend: bool,
@@ -103,18 +104,14 @@ impl<'a> OrderCheck<'a> {
         let series = &body[sample.start as usize..sample.series_end as usize];
         let name_len = name::metric_name_len(series);
         let labels = &series[name_len..];
-        let suffix_len = name_len - self.group.name.span.len().min(name_len);
+        let suffix_len = name_len - self.source_family.name.span.len().min(name_len);
         let bucket = Suffix::Bucket.as_str();
         let has_bound = if self.must_ascend {
             series[..name_len].ends_with(bucket.as_bytes()) && suffix_len == bucket.len()
         } else {
             suffix_len == 0
         };
-        let label_names = if sample.has(Sample::LABELS) {
-            Labels::Schema(sample.schema())
-        } else {
-            Labels::None
-        };
+        let label_names = sample.schema().map_or(Labels::None, Labels::Schema);
         if !self.has_same_label_names(label_names, has_bound) {
             return false;
         }
@@ -157,7 +154,7 @@ impl<'a> OrderCheck<'a> {
             None if has_bound && found == Labels::None => return false,
             None => {}
         }
-        let names = |schema: usize| {
+        let names = |schema: SchemaId| {
             let spans = self.exposition.index.schema_names(schema).iter();
             spans.map(|span| span.of(&self.exposition.body))
         };

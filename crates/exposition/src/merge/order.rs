@@ -14,11 +14,11 @@ use super::series_key::{KeyMaker, SeriesKey, SeriesMap, distinguishing_label, sa
 use super::source;
 use crate::Input;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{Suffix, MetricType};
 use crate::negotiate::OutputFormat;
 use crate::relabel::{self, BoundChanges};
-use crate::syntax::sample_line::SampleLine;
 use crate::syntax::number;
+use crate::syntax::sample_line::SampleLine;
+use crate::types::{MetricType, Suffix};
 
 /// The order in which the samples of some contributions to a family are written, where it is not that of the bodies.
 #[derive(Debug)]
@@ -240,7 +240,9 @@ impl Metrics {
 
 fn rank(kind: MetricType, bound: Option<f64>) -> Rank {
     match (kind, bound) {
-        (MetricType::Histogram | MetricType::GaugeHistogram, Some(bound)) if !bound.is_nan() => Rank::Bucket(bound),
+        (MetricType::Histogram | MetricType::GaugeHistogram, Some(bound)) if !bound.is_nan() => {
+            Rank::Bucket(bound)
+        }
         (MetricType::Histogram | MetricType::GaugeHistogram, _) => Rank::AfterBuckets,
         // Quantiles and states keep the order in which the target writes them.
         _ => Rank::Bucket(0.0),

@@ -16,10 +16,11 @@ use super::family::{self, Contribution, Help, OutputFamily, SourceText};
 use super::names::{NameId, Names};
 use super::slots::{SlotId, Slots};
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{SourceFamily, Suffix, MetricType};
+use crate::index::SourceFamily;
 use crate::negotiate::OutputFormat;
-use crate::syntax::sample_line::Span;
 use crate::syntax::name;
+use crate::syntax::sample_line::Span;
+use crate::types::{MetricType, Suffix};
 use crate::{Exposition, Input};
 
 /// The families of the response, in the order in which they are written, and what the targets disagree on.
@@ -147,7 +148,9 @@ fn finish(
 /// OpenMetrics allows a unit where the family's name ends in it, and not for all types.
 fn is_legal_unit(family: &OutputFamily, names: &Names, unit: &[u8], format: &OutputFormat) -> bool {
     let base = names.get(family.name).strip_suffix(unit).unwrap_or_default();
-    format.is_open_metrics() && !matches!(family.kind, MetricType::Info | MetricType::StateSet) && base.ends_with(b"_")
+    format.is_open_metrics()
+        && !matches!(family.kind, MetricType::Info | MetricType::StateSet)
+        && base.ends_with(b"_")
 }
 
 /// HELP and UNIT of one family, from all targets that contribute to it.
@@ -172,8 +175,8 @@ impl Metadata {
             let Some(exposition) = &inputs[contribution.input as usize].exposition else {
                 continue;
             };
-            let group = &exposition.index.families[contribution.group as usize];
-            metadata.add(inputs, contribution.input, exposition, group);
+            let source_family = &exposition.index.families[contribution.source_family];
+            metadata.add(inputs, contribution.input, exposition, source_family);
         }
         metadata
     }
@@ -198,8 +201,8 @@ impl Metadata {
         help.into_iter().chain(unit)
     }
 
-    fn add(&mut self, inputs: &[Input], input: u32, exposition: &Exposition, group: &SourceFamily) {
-        if let Some(span) = trimmed(group.help, &exposition.body) {
+    fn add(&mut self, inputs: &[Input], input: u32, exposition: &Exposition, source_family: &SourceFamily) {
+        if let Some(span) = trimmed(source_family.help, &exposition.body) {
             let text = SourceText { input, span };
             match self.help {
                 None => self.help = Some(text),
@@ -209,7 +212,7 @@ impl Metadata {
                 Some(_) => {}
             }
         }
-        if let Some(span) = group.unit.filter(|unit| !unit.is_empty()) {
+        if let Some(span) = source_family.unit.filter(|unit| !unit.is_empty()) {
             let text = SourceText { input, span };
             match self.unit {
                 None => self.unit = Some(text),
@@ -256,16 +259,18 @@ fn add_help_without_samples(
         let Some(exposition) = &input.exposition else {
             continue;
         };
-        for group in &exposition.index.families {
-            let Some(span) = trimmed(group.help, &exposition.body).filter(|_| group.runs.0 == group.runs.1)
+        for source_family in &exposition.index.families {
+            let Some(span) =
+                trimmed(source_family.help, &exposition.body).filter(|_| source_family.runs.is_empty())
             else {
                 continue;
             };
-            let source = family::output_name(input, &group.name.decode(&exposition.body), format);
-            let kind = group.kind.unwrap_or(MetricType::Unknown);
+            let source = family::output_name(input, &source_family.name.decode(&exposition.body), format);
+            let kind = source_family.kind.unwrap_or(MetricType::Unknown);
             for &suffix in [Suffix::Unsuffixed].iter().chain(kind.suffixes()) {
                 let sample = [&source, suffix.as_str().as_bytes()].concat();
-                let (name, _) = collect::output_family(&source, &sample, group.kind, suffix, false, format);
+                let (name, _) =
+                    collect::output_family(&source, &sample, source_family.kind, suffix, false, format);
                 if let Some(name) = names.find(&name) {
                     let text = SourceText {
                         input: input_id,

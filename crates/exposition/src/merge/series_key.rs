@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher, Hasher};
 
 use super::family;
-use crate::index::{MetricType, Run, TypeContext};
+use crate::index::Run;
 use crate::negotiate::{Format, OutputFormat};
 use crate::relabel::{self, BoundChanges, Value};
 use crate::syntax::number;
 use crate::syntax::sample_line::SampleLine;
+use crate::types::{MetricType, TypeContext};
 use crate::{Exposition, Input};
 
 /// A label of a series in the response: name and value.

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::family::Contribution;
 use super::names::{NameId, Names};
-use crate::index::MetricType;
+use crate::types::MetricType;
 
 /// A slot, by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -202,7 +202,7 @@ impl Slots {
         // One contribution of each input, in the order of the inputs, needs no sorting. Most families are like that.
         if !found.windows(2).all(|pair| pair[0].input < pair[1].input) {
             found.sort_by_key(Contribution::position);
-            range.end = range.start + join_groups(found);
+            range.end = range.start + join_source_families(found);
         }
         range
     }
@@ -214,7 +214,7 @@ impl Slots {
             let contributions = &self.contributions[range.clone()];
             contributions
                 .iter()
-                .map(|contribution| (contribution.input, contribution.group))
+                .map(|contribution| (contribution.input, contribution.source_family))
         };
         if !others.iter().all(|other| sources(first).eq(sources(other))) {
             return None;
@@ -230,12 +230,12 @@ impl Slots {
 }
 
 /// Makes one contribution of all that an input has of one source family. Returns how many are left.
-fn join_groups(contributions: &mut [Contribution]) -> usize {
+fn join_source_families(contributions: &mut [Contribution]) -> usize {
     let mut n_left = 0;
     for at in 0..contributions.len() {
         let next = contributions[at];
         match contributions[..n_left].last_mut() {
-            Some(last) if last.input == next.input && last.group == next.group => {
+            Some(last) if last.input == next.input && last.source_family == next.source_family => {
                 last.suffixes.add(next.suffixes);
             }
             _ => {

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use super::family::Contribution;
 use crate::cancel::{Cancel, Cancelled};
-use crate::index::{SourceFamily, Run, Sample, Suffix};
+use crate::index::{Run, Sample, SourceFamily};
 use crate::syntax::sample_line::SampleLine;
 use crate::syntax::{name, number};
+use crate::types::Suffix;
 use crate::{Exposition, Input};
 
 /// A sample of a contribution, while it is visited. Its line is in the `Line` of the visitor.
@@ -36,18 +37,20 @@ pub(super) fn visit_samples<'a>(
         return Ok(true);
     };
     let index = &exposition.index;
-    let group = &index.families[contribution.group as usize];
-    for run_position in group.runs.0..group.runs.1 {
-        let run = &index.runs[index.run_order[run_position as usize] as usize];
+    let source_family = &index.families[contribution.source_family];
+    for run_position in source_family.runs.start..source_family.runs.end {
+        let run = &index.runs[index.run_order[run_position as usize]];
         for id in run.first..run.first + run.len {
             cancel.check_at(id as usize)?;
             let sample = index.samples[id as usize];
             let is_here = !contribution.is_partial()
-                || contribution.suffixes.has(exposition.suffix(group, &sample, line));
+                || contribution
+                    .suffixes
+                    .has(exposition.suffix(source_family, &sample, line));
             if sample.has(Sample::DROPPED)
                 || !is_here
                 || line
-                    .read(&exposition.body, sample.start as usize, exposition.open_metrics)
+                    .parse(&exposition.body, sample.start as usize, exposition.open_metrics)
                     .is_err()
             {
                 continue;
@@ -88,7 +91,12 @@ impl Exposition {
     }
 
     /// What a sample's name has beyond the name of its source family.
-    pub(crate) fn suffix(&self, group: &SourceFamily, sample: &Sample, line: &mut SampleLine) -> Suffix {
+    pub(crate) fn suffix(
+        &self,
+        source_family: &SourceFamily,
+        sample: &Sample,
+        line: &mut SampleLine,
+    ) -> Suffix {
         let body = &self.body;
         let start = sample.start as usize;
         let len = name::metric_name_len(&body[start..]);
@@ -96,10 +104,10 @@ impl Exposition {
             Cow::Borrowed(&body[start..start + len])
         } else {
             // The parser has read this line before, so that it cannot fail.
-            drop(line.read(body, start, self.open_metrics));
+            drop(line.parse(body, start, self.open_metrics));
             line.name.decode(body)
         };
-        let family = group.name.decode(body);
+        let family = source_family.name.decode(body);
         let rest = full.strip_prefix(&*family).unwrap_or_default();
         Suffix::ALL
             .into_iter()
@@ -110,7 +118,7 @@ impl Exposition {
     /// Whether Prometheus 3 would change the value of the label `label` of this sample (rule `bounds`).
     pub(super) fn is_normalized(&self, sample: &Sample, label: &[u8], line: &mut SampleLine) -> bool {
         if line
-            .read(&self.body, sample.start as usize, self.open_metrics)
+            .parse(&self.body, sample.start as usize, self.open_metrics)
             .is_err()
         {
             return false;

@@ -1,50 +1,57 @@
-//! Series that come twice in one body, spelled the same (core).
+//! Duplicates within one body: series that occur more than once, spelled alike.
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::hash::to_u32;
+use super::scan::to_u32;
 use crate::index::{Index, Sample};
 
-/// Hashes of the series of one body, looked at all at once when it has been read.
+/// The hashes of the series of one body, which are compared when the whole body has been parsed.
 ///
-/// Almost no body has a double, and the work is to be sure of that: so the hashes go through a Bloom filter first, which
-/// fits a processor's nearest caches where a table of series does not. Only where it suspects something (in one body of
-/// five of the usual size it does so without reason) is there a second look, and bytes are compared.
+/// Almost no body has duplicates, so that the work is to be sure of that. The hashes go through a Bloom filter first, which
+/// fits into the processor's nearest caches where a table of all series does not. Only where the filter has seen a hash
+/// before (in one body of five of the usual size this is a false positive) is a second pass made, which compares bytes.
 ///
 /// Source: Putze, Sanders, Singler, "Cache-, hash- and space-efficient Bloom filters" (2007): all bits of one hash in one
 /// word.
 #[derive(Debug, Default)]
-pub(crate) struct DuplicateFilter {
-    /// By sample.
+pub(super) struct DuplicateFilter {
+    /// The hash of each sample's series.
     hashes: Vec<u64>,
     filter: Vec<u64>,
+    /// Hashes that the filter had seen before.
     suspects: Vec<u64>,
-    /// Samples, the first of each suspected series.
+    /// The first sample of each suspected series, as positions in [`Index::samples`].
     firsts: HashTable<u32>,
 }
 
 impl DuplicateFilter {
     /// Bytes of memory that it takes.
-    pub(crate) fn n_bytes(&self) -> usize {
+    pub(super) fn n_bytes(&self) -> usize {
         let hashes = self.hashes.capacity() + self.filter.capacity() + self.suspects.capacity();
         hashes * size_of::<u64>() + self.firsts.allocation_size()
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Bytes of what is in it at most, once the body has been parsed.
+    pub(super) fn n_used_bytes(&self) -> usize {
+        // A hash, its four bytes in the filter, and room for a suspect.
+        self.hashes.len() * (size_of::<u64>() + 4)
+    }
+
+    pub(super) fn clear(&mut self) {
         self.hashes.clear();
         self.firsts.clear();
     }
 
     /// Adds the series of the next sample.
     #[inline]
-    pub(crate) fn push(&mut self, hash: u64) {
+    pub(super) fn push(&mut self, hash: u64) {
         self.hashes.push(hash);
     }
 
-    /// Marks the samples whose series came before. With timestamps in play the matter is left to the writer, which knows
-    /// its format's resolution.
-    pub(crate) fn mark(&mut self, body: &[u8], index: &mut Index) {
+    /// Marks the samples whose series occurred before. Where one of them has a timestamp it only marks the body as uncertain:
+    /// whether both are one sample depends on the resolution of the output format.
+    pub(super) fn mark(&mut self, body: &[u8], index: &mut Index) {
         let Self {
             hashes,
             filter,
@@ -52,10 +59,10 @@ impl DuplicateFilter {
             firsts,
         } = self;
         suspects.clear();
-        empty(filter, hashes.len());
+        reset(filter, hashes.len());
         let last_word = filter.len() - 1;
         for &hash in &*hashes {
-            let (word, bits) = place(hash, last_word);
+            let (word, bits) = bits_of(hash, last_word);
             if filter[word] & bits == bits {
                 suspects.push(hash);
             }
@@ -64,14 +71,14 @@ impl DuplicateFilter {
         if suspects.is_empty() {
             return;
         }
-        empty(filter, suspects.len());
+        reset(filter, suspects.len());
         let last_word = filter.len() - 1;
         for &hash in &*suspects {
-            let (word, bits) = place(hash, last_word);
+            let (word, bits) = bits_of(hash, last_word);
             filter[word] |= bits;
         }
         for (id, &hash) in hashes.iter().enumerate() {
-            let (word, bits) = place(hash, last_word);
+            let (word, bits) = bits_of(hash, last_word);
             if filter[word] & bits != bits {
                 continue;
             }
@@ -100,20 +107,20 @@ impl DuplicateFilter {
     }
 }
 
-/// Makes room for `n` hashes: 32 bits for each, a power of two in all.
-fn empty(filter: &mut Vec<u64>, n: usize) {
+/// Clears a filter and gives it 32 bits for each of `n` hashes, rounded up to a power of two.
+fn reset(filter: &mut Vec<u64>, n: usize) {
     let n_words = (n / 2).next_power_of_two();
     filter.clear();
     filter.resize(n_words, 0);
 }
 
-/// Where a hash's bits are: word, and four bits in it.
+/// The word of the filter that a hash belongs to, and the four bits of it that stand for the hash.
 #[inline(always)]
-fn place(hash: u64, last_word: usize) -> (usize, u64) {
+fn bits_of(hash: u64, last_word: usize) -> (usize, u64) {
     let bit = |shift: u32| 1 << (hash >> shift & 63);
     #[allow(
         clippy::cast_possible_truncation,
-        reason = "cut to the number of words anyway"
+        reason = "the mask cuts it to the number of words"
     )]
     let word = (hash >> 24) as usize & last_word;
     (word, bit(0) | bit(6) | bit(12) | bit(18))

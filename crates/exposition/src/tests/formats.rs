@@ -536,6 +536,7 @@ fn limits_of_one_body() {
         max_labels: 2,
         max_label_name_length: 1,
         max_label_value_length: 3,
+        max_families: 1,
     };
     assert_eq!(limit(enough, body), None);
     let escaped = Limits {

@@ -3,11 +3,12 @@
 use super::chunks::Chunks;
 use super::rewrite::Scratch;
 use super::{AddedLabels, PREFETCH_BYTES};
-use crate::index::{MetricType, Run, Sample, SourceFamily, Suffixes, TypeContext};
+use crate::index::{Run, Sample, SourceFamily};
 use crate::negotiate::OutputFormat;
 use crate::relabel::BoundChanges;
 use crate::simd;
 use crate::syntax::sample_line::SampleLine;
+use crate::types::{FamilyId, Id as _, MetricType, Suffixes};
 use crate::{Exposition, Input};
 
 /// Writes samples of one run of one input into one family.
@@ -16,7 +17,7 @@ pub(super) struct RunWriter<'a> {
     pub(super) exposition: &'a Exposition,
     pub(super) added_labels: &'a AddedLabels,
     pub(super) format: &'a OutputFormat,
-    pub(super) group: u32,
+    pub(super) source_family: FamilyId,
     pub(super) run: Run,
     /// The suffixes of the samples that are written; `None` for all of the source family.
     pub(super) filter: Option<Suffixes>,
@@ -74,8 +75,8 @@ impl<'a> RunWriter<'a> {
         self.write(&samples[..self.run.len as usize], scratch, out);
     }
 
-    pub(super) fn group(&self) -> &'a SourceFamily {
-        &self.exposition.index.families[self.group as usize]
+    pub(super) fn source_family(&self) -> &'a SourceFamily {
+        &self.exposition.index.families[self.source_family]
     }
 
     /// Writes samples that follow each other in the body.
@@ -158,7 +159,7 @@ impl<'a> RunWriter<'a> {
 
     fn action(&self, sample: Sample, line: &mut SampleLine) -> Action {
         let is_elsewhere =
-            |filter: Suffixes, line| !filter.has(self.exposition.suffix(self.group(), &sample, line));
+            |filter: Suffixes, line| !filter.has(self.exposition.suffix(self.source_family(), &sample, line));
         if sample.has(Sample::DROPPED) || self.filter.is_some_and(|filter| is_elsewhere(filter, line)) {
             return Action::Skip;
         }
@@ -168,17 +169,13 @@ impl<'a> RunWriter<'a> {
         {
             return Action::Rewrite;
         }
-        if !sample.has(Sample::LABELS) {
+        let Some(schema) = sample.schema() else {
             return Action::Copy;
-        }
-        let schema = &self.exposition.index.schemas[sample.schema()];
-        let clashes = self.added_labels.clashing_schemas.get(sample.schema()) == Some(&true);
-        let changes_bound = self.bounds.sign_infinity && schema.le.is_some()
-            || match self.bounds.normalize {
-                TypeContext::Other => false,
-                TypeContext::Histogram => schema.le.is_some(),
-                TypeContext::Summary => schema.quantile.is_some(),
-            };
+        };
+        let clashes = self.added_labels.clashing_schemas.get(schema.index()) == Some(&true);
+        let bounds = self.exposition.index.schemas[schema].bounds;
+        let changes_bound =
+            self.bounds.sign_infinity && bounds.le.is_some() || bounds.of(self.bounds.normalize).is_some();
         if clashes || changes_bound {
             Action::Rewrite
         } else {

@@ -1,9 +1,9 @@
 //! Exemplars in OpenMetrics responses (rule `exemplars`).
 
-use crate::index::{MetricType, Suffix};
 use crate::negotiate::{ExemplarSupport, OutputFormat};
 use crate::syntax::name::{self, Escaping};
 use crate::syntax::sample_line::{self, SampleLine};
+use crate::types::{MetricType, Suffix};
 
 /// The most characters that the labels of an exemplar may have together.
 const MAX_LABEL_CHARACTERS: usize = 128;

@@ -8,12 +8,13 @@ mod copy;
 mod exemplar;
 mod rewrite;
 
-use crate::index::{MetricType, Run, SourceFamily, TypeContext};
+use crate::index::{Run, SourceFamily};
 use crate::merge::family::{Contribution, Help, OutputFamily};
 use crate::merge::{ExplicitOrder, Merged, help_text};
 use crate::relabel::BoundChanges;
 use crate::simd;
 use crate::syntax::name;
+use crate::types::{MetricType, TypeContext};
 use chunks::{Chunks, Padded};
 use copy::RunWriter;
 use rewrite::Scratch;
@@ -73,7 +74,9 @@ impl AddedLabels {
         if let Some(exposition) = &input.exposition {
             let index = &exposition.index;
             let is_added = |name: &[u8]| input.labels.iter().any(|(label, _)| label.as_bytes() == name);
-            added.clashing_schemas = (0..index.schemas.len())
+            added.clashing_schemas = index
+                .schemas
+                .ids()
                 .map(|schema| {
                     let mut names = index.schema_names(schema).iter();
                     names.any(|span| is_added(span.of(&exposition.body)))
@@ -138,8 +141,8 @@ impl Writer<'_> {
         writer.write_run(scratch, out);
         if contribution.n_runs > 1 {
             let index = &writer.exposition.index;
-            let group = &index.families[contribution.group as usize];
-            for run in index.family_runs(group).skip(1) {
+            let source_family = &index.families[contribution.source_family];
+            for run in index.family_runs(source_family).skip(1) {
                 if out.is_stopped() {
                     return;
                 }
@@ -164,7 +167,7 @@ impl Writer<'_> {
                 continue;
             };
             let index = &exposition.index;
-            let run = index.runs[index.run_order[position.run as usize] as usize];
+            let run = index.runs[index.run_order[position.run as usize]];
             if let Some(writer) = self.run_writer(family, contribution, run) {
                 writer.write(&index.samples[position.sample as usize..][..1], scratch, out);
             }
@@ -262,7 +265,7 @@ impl Writer<'_> {
             exposition,
             added_labels: &self.added_labels[contribution.input as usize],
             format,
-            group: contribution.group,
+            source_family: contribution.source_family,
             run,
             filter: contribution.is_partial().then_some(contribution.suffixes),
             kind: family.kind,

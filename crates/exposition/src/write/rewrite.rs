@@ -23,7 +23,7 @@ impl RunWriter<'_> {
         out.clear();
         let body = &self.exposition.body;
         if line
-            .read(body, sample.start as usize, self.exposition.open_metrics)
+            .parse(body, sample.start as usize, self.exposition.open_metrics)
             .is_err()
         {
             return;
@@ -42,7 +42,7 @@ impl RunWriter<'_> {
         if self.format.is_open_metrics() && line.exemplar.is_some() {
             let suffix = self
                 .exposition
-                .suffix(self.group(), &sample, &mut SampleLine::default());
+                .suffix(self.source_family(), &sample, &mut SampleLine::default());
             if exemplar::is_allowed(self.kind, suffix, line, body, self.format) {
                 exemplar::write(line, body, out);
             }
