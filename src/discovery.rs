@@ -1,17 +1,36 @@
-//! Pods as they are: watched, listed or read from files, and published as one [`Snapshot`] (shell).
+//! Finds pods: watches, lists or reads them, and publishes them as [`Snapshot`]s (shell).
 //!
-//! [`start`] gives a [`Handle`] and one future to run. Behind it, sources ([`cluster`] or [`files`]) report to one
-//! [`store`], which makes the target set and publishes it whole. A source that fails keeps its last pods; what may be
-//! done is the [`cluster`]'s business, what it means for readiness the store's.
+//! [`start`] gives a [`Handle`] and one future to run. Behind it, sources (`kubernetes` or `files`) report what they
+//! read to the `store`; `state`, which is pure, makes sync state, conditions and target set of it.
+//!
+//! ```text
+//!   API server ── kubernetes ─┐
+//!                             ├─> store ── state ─> Snapshot ─> server
+//!   manifests ─── files ──────┘   (lock)   (pure)
+//! ```
+//!
+//! A source that fails keeps its last pods. How pods of a cluster are read depends on the permissions that the proxy
+//! has at the moment; it always uses the widest:
+//!
+//! ```text
+//!            all namespaces                         the proxy's own namespace
+//!   ┌───────┐ watch denied ┌──────┐ list denied ┌───────┐ watch denied ┌──────┐ list denied ┌────────┐
+//!   │ watch │─────────────>│ list │────────────>│ watch │─────────────>│ list │────────────>│ denied │
+//!   └───────┘<─────────────└──────┘             └───────┘<─────────────└──────┘             └────────┘
+//!       ^      watch granted                        │ ^   watch granted    │                   │ │
+//!       │                                           │ └── list or watch granted there ─────────┘ │
+//!       └────────── list or watch granted in all namespaces ───────────────┴─────────────────────┘
+//! ```
+//!
+//! A namespace that was asked for by name has no other one to fall back to.
 
-mod cluster;
 mod files;
+mod kubernetes;
 mod manifest;
-mod objects;
-mod replicas;
-mod scope;
+mod state;
 mod store;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,28 +48,46 @@ use crate::telemetry::Telemetry;
 use store::Store;
 
 /// How far discovery is.
-///
-/// The texts begin with the thing at fault (`selector: `, `discovery: `, `permissions: `), as the first line of `/readyz`
-/// does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SyncState {
-    /// Nothing is known yet, and why; the text is the answer's reason.
-    Pending(String),
-    /// The set was complete at some moment and is kept up since.
+    /// No complete target set is known yet, for this reason.
+    Pending(SyncProblem),
+    /// The target set was complete at some moment and is kept up to date since.
     Synced,
-    /// Not allowed at all; the text names the remedy.
-    Refused(String),
+    /// There is nothing to discover, or no permission to do it; the text names the remedy.
+    Refused(SyncProblem),
 }
 
-/// What discovery knows at a moment. Replaced whole, never changed.
+/// Why there is no target set. Displayed as `/readyz` has it: the condition's word, a colon, and the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncProblem {
+    /// The condition that is not met.
+    pub condition: Condition,
+    /// The cause, and where there is one the remedy.
+    pub text: String,
+}
+
+impl fmt::Display for SyncProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.condition.as_str(), self.text)
+    }
+}
+
+/// What discovery knows at a moment. Replaced as a whole, never changed.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// How far discovery is.
     pub sync: SyncState,
     /// The targets.
     pub targets: Arc<TargetSet>,
-    /// When the set was last known to be right.
+    /// When the set was last known to be correct.
     pub confirmed_at: Option<Instant>,
+    /// Why the set is the last known one and cannot be confirmed at the moment.
+    pub outage: Option<String>,
+    /// Where no pod matches at all: what was looked for, and what to compare.
+    pub no_match: Option<String>,
+    /// The number of the change that this snapshot shows.
+    revision: u64,
 }
 
 /// Latest snapshot, shared with the server.
@@ -84,17 +121,29 @@ pub enum DiscoveryError {
         pod_name: String,
     },
     /// `--shard auto` without a cluster.
-    #[error("cannot find out our share of a pods file; use --shard I --total-shards N")]
-    NoUnits,
+    #[error("cannot find out which share of a pods file to serve; use --shard I --total-shards N")]
+    NoReplicas,
     /// Services and monitors without a cluster.
     #[error("cannot look for services or monitors in a pods file; leave --discover at pods")]
     NoObjects,
+    /// The certificate authorities of the API server cannot be used.
+    #[error("cannot verify the API server's certificate")]
+    Tls(#[source] crate::tls::TlsError),
+    /// `tls-server-name` of the kubeconfig.
+    #[error("tls-server-name {name:?} in the kubeconfig is not a host name")]
+    ServerName {
+        /// The value.
+        name: String,
+        /// Why.
+        #[source]
+        source: rustls::pki_types::InvalidDnsNameError,
+    },
     /// The client cannot be made.
     #[error("cannot make a client for the Kubernetes API")]
     Client(#[source] kube::Error),
 }
 
-/// What the server holds of discovery. Cheap to clone.
+/// The server's access to discovery. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     snapshots: Snapshots,
@@ -102,7 +151,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// What is known now.
+    /// The latest snapshot.
     pub fn latest(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshots.borrow())
     }
@@ -118,35 +167,43 @@ impl Handle {
         self.snapshots.clone()
     }
 
-    /// What is known now, listed again first where only listing is allowed and the last list is older than
-    /// `list_max_age`.
+    /// The latest snapshot. Where pods may only be listed and the last list is older than `list_max_age`, they are listed
+    /// again first.
     ///
     /// Waits no longer than `limit`, and for one attempt only: where that fails, the last set is better than none.
     /// Returns at once where pods are watched. Safe to drop at any moment; overlapping calls share one list.
-    pub async fn freshen(&self, limit: Duration) -> Arc<Snapshot> {
-        let mut snapshots = self.snapshots.clone();
-        let wait = async {
-            let asked_after = self.store.list_attempts();
-            while self.store.ask_for_lists(&asked_after) {
-                if snapshots.changed().await.is_err() {
-                    break;
-                }
-            }
-        };
-        // Late is late: the caller goes on with what there is.
-        let _ = tokio::time::timeout(limit, wait).await;
+    pub async fn refresh(&self, limit: Duration) -> Arc<Snapshot> {
+        // After the limit the caller continues with the set that there is.
+        let _ = tokio::time::timeout(limit, self.list_if_old()).await;
         self.latest()
+    }
+
+    async fn list_if_old(&self) {
+        let mut snapshots = self.snapshots.clone();
+        let before = self.store.list_attempts();
+        let mut has_waited = false;
+        while self.store.request_lists(&before) {
+            has_waited = true;
+            if snapshots.changed().await.is_err() {
+                return;
+            }
+        }
+        if has_waited {
+            // The list has arrived; the set that is made of it follows.
+            let revision = self.store.revision();
+            let _ = snapshots.wait_for(|snapshot| snapshot.revision >= revision).await;
+        }
     }
 }
 
 /// Starts discovery as configured.
 ///
-/// Returns the handle, and the one task of discovery: it ends after `shutdown` only. Nothing is asked before the task
-/// is first polled. Sets the conditions Selector, Discovery and Rights.
+/// Returns the handle, and the one task of discovery, which ends only after `shutdown`. No request is sent before the
+/// task is first polled. Sets the conditions Selector, Discovery and Permissions.
 ///
 /// # Errors
-/// [`DiscoveryError`] where there is no way to reach a cluster. An API server that is down, slow or refuses us is no
-/// error here: discovery goes on asking.
+/// [`DiscoveryError`] where there is no way to reach a cluster. An API server that is down, slow or denies access is no
+/// error here: discovery tries again.
 pub async fn start(
     settings: &config::Discovery,
     health: Arc<Health>,
@@ -174,16 +231,16 @@ pub async fn start(
     };
     let (store, snapshots) = Store::new(target_settings, settings, health, Arc::clone(&telemetry));
     if let Sharding::Fixed { index, total } = settings.sharding {
-        // Nobody tells of a change, so there is nothing to learn and nothing held.
-        store.share(ShardAssignment::new(index, total, SignedDuration::ZERO));
+        // The number never changes, so no other shard has to learn of a change.
+        store.set_share(ShardAssignment::new(index, total, SignedDuration::ZERO));
     }
     let work = source.run(&store, telemetry);
-    let clock = store::keep_time(Arc::clone(&store));
+    let publishing = store::publish_changes(Arc::clone(&store));
     let task = async move {
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = work => {}
-            () = clock => {}
+            () = publishing => {}
         }
     };
     Ok((Handle { snapshots, store }, task.boxed()))
@@ -205,19 +262,19 @@ fn own_addresses() -> Vec<IpAddr> {
 
 const NO_SELECTOR: &str = "set POD_LABEL_SELECTOR or --labels";
 
-/// Where pods come from, ready to be asked.
+/// Where pods come from.
 enum Source {
-    /// Nothing was selected, so nothing is asked.
+    /// Nowhere, since nothing was selected.
     Nothing,
     Files(files::Files),
-    Cluster(Box<cluster::Cluster>),
+    Cluster(Box<kubernetes::Cluster>),
 }
 
 impl Source {
     async fn new(settings: &config::Discovery) -> Result<Self, DiscoveryError> {
         Ok(match &settings.source {
             PodSource::Files(_) if settings.sharding == Sharding::Auto => {
-                return Err(DiscoveryError::NoUnits);
+                return Err(DiscoveryError::NoReplicas);
             }
             PodSource::Files(_) if settings.discover.needs_objects() => {
                 return Err(DiscoveryError::NoObjects);
@@ -229,7 +286,7 @@ impl Source {
             )),
             PodSource::Cluster { .. } if settings.selector.is_none() => Self::Nothing,
             PodSource::Cluster { kubeconfig } => {
-                let cluster = cluster::Cluster::connect(kubeconfig.as_deref(), settings).await?;
+                let cluster = kubernetes::Cluster::connect(kubeconfig.as_deref(), settings).await?;
                 Self::Cluster(Box::new(cluster))
             }
         })
@@ -254,7 +311,10 @@ impl Source {
         match self {
             Self::Nothing => {
                 tracing::warn!("No label selector, nothing is scraped: {NO_SELECTOR}");
-                store.give_up(SyncState::Refused(format!("selector: {NO_SELECTOR}")));
+                store.disable(SyncProblem {
+                    condition: Condition::Selector,
+                    text: NO_SELECTOR.to_owned(),
+                });
                 std::future::pending().boxed()
             }
             Self::Files(files) => files.run(store.add_source("--pods-file")).boxed(),

@@ -1,26 +1,31 @@
 //! Pods from manifests: a file, or a directory of files.
 //!
-//! The default where there is no cluster: a laptop, tests, static hosts. Takes what `kubectl get pods -o yaml` prints,
-//! and manifests written by hand. Watched for changes, and read now and then besides, since not every file system tells.
+//! The default where there is no cluster: a laptop, tests, static hosts. Reads what `kubectl get pods -o yaml` prints, and
+//! manifests written by hand. The files are watched for changes, and read from time to time besides, because not every
+//! file system sends events.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecursiveMode, Watcher as _};
+use rustix::fs::OFlags;
 use serde::Deserialize as _;
 use tokio::sync::mpsc;
 
 use super::manifest::PodObject;
-use super::store::{Mode, SourceHandle};
+use super::state::Mode;
+use super::store::SourceHandle;
 use crate::targets::{Pod, Selector};
 
-/// How long events may follow one another before the files are read: an editor writes, renames and removes.
+/// The pause in events after which the files are read: an editor writes, renames and removes within a moment.
 const QUIET: Duration = Duration::from_millis(100);
-/// More than a manifest can sensibly hold; a mistaken path must not fill the memory.
-const MOST_BYTES: u64 = 256 << 20;
+/// More than any real manifest has; a mistaken path must not fill the memory.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// The watched path.
 #[derive(Debug)]
@@ -39,8 +44,12 @@ enum FilesError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{name} is larger than {MOST_BYTES} bytes")]
+    #[error("{name} is larger than {MAX_BYTES} bytes")]
     TooLarge { name: String },
+    #[error("{name} is not a regular file; name a manifest, or a directory of manifests")]
+    NotRegular { name: String },
+    #[error("{name} is {encoding} text; save it as UTF-8")]
+    Encoding { name: String, encoding: Encoding },
     #[error("cannot use document {document} of {name}: {problem}")]
     Document {
         name: String,
@@ -59,7 +68,7 @@ impl Files {
     }
 
     /// Reads the files at start, when they change, and every `poll`.
-    pub(super) async fn run(self, feed: SourceHandle) {
+    pub(super) async fn run(self, handle: SourceHandle) {
         let (sender, mut events) = mpsc::channel(1);
         // Kept alive by the binding. Without it the poll does all the work.
         let _watcher = self.watch(sender);
@@ -71,20 +80,20 @@ impl Files {
             match read {
                 Ok(Ok(pods)) => {
                     if last.as_ref() == Some(&pods) {
-                        feed.confirm();
+                        handle.confirm();
                     } else {
-                        let prepared = pods.values().map(|pod| feed.prepare(pod.clone()));
+                        let prepared = pods.values().map(|pod| handle.prepare(pod.clone()));
                         let prepared = prepared.map(|pod| (Arc::clone(pod.id()), pod)).collect();
                         last = Some(pods);
-                        feed.swap(prepared, Mode::Files, "files");
+                        handle.replace(prepared, Mode::Files, "files");
                     }
                 }
                 Ok(Err(error)) => {
                     // The same text for the log and for clients: it has file names, no directories.
                     let detail = std::error::Error::source(&error).map(ToString::to_string);
-                    feed.trouble("files", error.to_string(), detail.as_deref().unwrap_or(""));
+                    handle.fail("files", &error.to_string(), detail.as_deref().unwrap_or(""));
                 }
-                Err(panicked) => feed.trouble("files", "reading failed".to_owned(), &panicked.to_string()),
+                Err(panicked) => handle.fail("files", "reading failed", &panicked.to_string()),
             }
             tokio::select! {
                 () = tokio::time::sleep(self.poll) => {}
@@ -126,48 +135,120 @@ impl Files {
     }
 }
 
-/// Reads all pods of a file, or of every `.yaml`, `.yml` and `.json` file of a directory, hidden ones apart. Of two pods
-/// with the same UID the one read last counts; files are read in the order of their names.
-fn read_pods(path: &Path, selector: Option<&Selector>) -> Result<HashMap<String, Pod>, FilesError> {
-    let mut files = Vec::new();
-    if path.is_dir() {
-        let unreadable = |source| FilesError::Read {
-            name: name_of(path),
-            source,
-        };
-        for entry in std::fs::read_dir(path).map_err(unreadable)? {
-            let file = entry.map_err(unreadable)?.path();
-            let is_manifest = file
-                .extension()
-                .and_then(OsStr::to_str)
-                .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
-            let is_hidden = name_of(&file).starts_with('.');
-            if is_manifest && !is_hidden && file.is_file() {
-                files.push(file);
-            }
-        }
-        files.sort();
-    } else {
-        files.push(path.to_owned());
+/// An encoding in which no manifest is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Utf16,
+    Utf32,
+    Unknown,
+}
+
+impl std::fmt::Display for Encoding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Utf16 => "UTF-16",
+            Self::Utf32 => "UTF-32",
+            Self::Unknown => "not UTF-8",
+        })
     }
+}
+
+/// Reads all pods of a file, or of every `.yaml`, `.yml` and `.json` file of a directory, except hidden ones. Of two pods
+/// with the same UID the one that is read last counts; files are read in the order of their names.
+fn read_pods(path: &Path, selector: Option<&Selector>) -> Result<HashMap<String, Pod>, FilesError> {
+    let files = if path.is_dir() {
+        manifests_in(path)?
+    } else {
+        vec![path.to_owned()]
+    };
     let mut pods = HashMap::new();
     for file in files {
         let name = name_of(&file);
-        let unreadable = |source| FilesError::Read {
-            name: name.clone(),
-            source,
-        };
-        if std::fs::metadata(&file).map_err(unreadable)?.len() > MOST_BYTES {
-            return Err(FilesError::TooLarge { name });
-        }
-        let text = std::fs::read_to_string(&file).map_err(unreadable)?;
-        for pod in parse_pods(&name, &text)? {
+        for pod in parse_pods(&name, &read_text(&name, &file)?)? {
             if selector.is_none_or(|selector| selector.matches(&pod.labels)) {
                 pods.insert(pod.id.uid.clone(), pod);
             }
         }
     }
     Ok(pods)
+}
+
+/// The manifests of a directory, sorted. A directory inside it is not one, whatever its name.
+fn manifests_in(directory: &Path) -> Result<Vec<PathBuf>, FilesError> {
+    let unreadable = |source| FilesError::Read {
+        name: name_of(directory),
+        source,
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        let is_manifest = file
+            .extension()
+            .and_then(OsStr::to_str)
+            .is_some_and(|extension| matches!(extension, "yaml" | "yml" | "json"));
+        let is_hidden = name_of(&file).starts_with('.');
+        if is_manifest && !is_hidden && !file.is_dir() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads a regular file as text. Anything else could block for ever (a FIFO) or never end (a device).
+fn read_text(name: &str, file: &Path) -> Result<String, FilesError> {
+    let unreadable = |source| FilesError::Read {
+        name: name.to_owned(),
+        source,
+    };
+    let no_wait = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(no_wait)
+        .open(file)
+        .map_err(unreadable)?;
+    let metadata = opened.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(FilesError::NotRegular {
+            name: name.to_owned(),
+        });
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(FilesError::TooLarge {
+            name: name.to_owned(),
+        });
+    }
+    let mut bytes = Vec::new();
+    opened
+        .take(MAX_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    decode(bytes).map_err(|encoding| FilesError::Encoding {
+        name: name.to_owned(),
+        encoding,
+    })
+}
+
+/// The text of a manifest, without byte order marks at its start and at the start of its documents, which editors on
+/// Windows write (YAML 1.2, 5.2).
+fn decode(bytes: Vec<u8>) -> Result<String, Encoding> {
+    const MARK: char = '\u{feff}';
+    match *bytes {
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [0, 0, 0, _, ..] | [_, 0, 0, 0, ..] => {
+            return Err(Encoding::Utf32);
+        }
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => return Err(Encoding::Utf16),
+        _ => {}
+    }
+    let mut text = String::from_utf8(bytes).map_err(|_| Encoding::Unknown)?;
+    if text.starts_with(MARK) {
+        text.remove(0);
+    }
+    // Files that were joined have one inside. At the start of a line it can be part of nothing.
+    if text.contains(MARK) {
+        text = text.replace("\n\u{feff}", "\n");
+    }
+    Ok(text)
 }
 
 fn name_of(path: &Path) -> String {
@@ -210,7 +291,7 @@ fn take_document(document: serde_json::Value, pods: &mut Vec<Pod>) -> Result<(),
         return if document.is_null() {
             Ok(())
         } else {
-            Err("it is no manifest; a manifest is a map with kind, metadata, spec and status".to_owned())
+            Err("it is not a manifest, which is a map with kind, metadata, spec and status".to_owned())
         };
     };
     let kind = object
@@ -302,7 +383,10 @@ mod tests {
             "metadata: {name: a}\n",
             "cannot use document 1 of pods.yaml: it has no kind",
         );
-        check_error("- a\n", "cannot use document 1 of pods.yaml: it is no manifest");
+        check_error(
+            "- a\n",
+            "cannot use document 1 of pods.yaml: it is not a manifest",
+        );
         check_error(
             "kind: PodList\n",
             "cannot use document 1 of pods.yaml: a PodList without items",
@@ -333,6 +417,72 @@ mod tests {
         assert_eq!(some.keys().collect::<Vec<_>>(), ["default/a"]);
         write("c.yml", "broken: [");
         assert!(read_pods(directory.path(), None).is_err());
+    }
+
+    /// cafkafk/serde-norway#8, kubernetes/kubernetes#39007, biojppm/rapidyaml#559.
+    #[test]
+    fn a_byte_order_mark_is_not_part_of_a_manifest() {
+        let pod = "kind: Pod\nmetadata: {name: a}\n";
+        let read = |bytes: &[u8]| names(&decode(bytes.to_vec()).unwrap());
+        assert_eq!(read(format!("\u{feff}{pod}").as_bytes()), ["default/a"]);
+        assert_eq!(
+            read(format!("\u{feff}{pod}---\n\u{feff}kind: Pod\nmetadata: {{name: b}}\n").as_bytes()),
+            ["default/a", "default/b"]
+        );
+        let json = r#"{"kind": "Pod", "metadata": {"name": "a"}}"#;
+        assert_eq!(read(format!("\u{feff}{json}").as_bytes()), ["default/a"]);
+        assert_eq!(
+            read(format!("\u{feff}{json}\n\u{feff}{json}").as_bytes()),
+            ["default/a", "default/a"]
+        );
+    }
+
+    #[test]
+    fn other_encodings_are_named() {
+        let utf16 =
+            |bytes: fn(u16) -> [u8; 2]| "kind: Pod".encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let (little, big) = (utf16(u16::to_le_bytes), utf16(u16::to_be_bytes));
+        for text in [
+            little.clone(),
+            big.clone(),
+            [vec![0xff, 0xfe], little].concat(),
+            [vec![0xfe, 0xff], big].concat(),
+        ] {
+            assert_eq!(decode(text), Err(Encoding::Utf16));
+        }
+        assert_eq!(decode(b"\xff\xfe\0\0k\0\0\0".to_vec()), Err(Encoding::Utf32));
+        assert_eq!(decode(b"k\0\0\0i\0\0\0".to_vec()), Err(Encoding::Utf32));
+        assert_eq!(decode(b"kind: \xe9".to_vec()), Err(Encoding::Unknown));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pods.yaml");
+        std::fs::write(&path, b"\xff\xfek\0").unwrap();
+        let error = read_pods(&path, None).unwrap_err().to_string();
+        assert_eq!(error, "pods.yaml is UTF-16 text; save it as UTF-8");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let refused = |path: &Path| read_pods(path, None).unwrap_err().to_string();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path("fifo.yaml"), rustix::fs::Mode::RUSR).unwrap();
+        let expect = "fifo.yaml is not a regular file; name a manifest, or a directory of manifests";
+        assert_eq!(refused(&path("fifo.yaml")), expect);
+        assert_eq!(refused(directory.path()), expect, "inside a directory too");
+        std::fs::remove_file(path("fifo.yaml")).unwrap();
+        std::os::unix::fs::symlink(path("loop.yaml"), path("loop.yaml")).unwrap();
+        assert_eq!(refused(&path("loop.yaml")), "cannot read loop.yaml");
+        assert_eq!(refused(directory.path()), "cannot read loop.yaml");
+        assert_eq!(
+            refused(Path::new("/dev/zero")),
+            "zero is not a regular file; name a manifest, or a directory of manifests"
+        );
+        std::fs::remove_file(path("loop.yaml")).unwrap();
+        std::os::unix::fs::symlink(directory.path(), path("again.yaml")).unwrap();
+        assert!(
+            read_pods(directory.path(), None).unwrap().is_empty(),
+            "a directory is no manifest"
+        );
     }
 
     #[test]

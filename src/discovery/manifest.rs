@@ -1,6 +1,6 @@
-//! Pods as the API server and manifests write them, decoded into what is used and no more.
+//! Pods as the API server and manifests write them, decoded into the fields that are used.
 //!
-//! A decoded `Pod` of k8s-openapi costs some 2.5 kB before its strings; most of it is never looked at. Fields that are
+//! A decoded `Pod` of k8s-openapi takes about 2.5 kB before its strings, and most of it is never used. Fields that are
 //! missing, null or of a later API version never make a pod undecodable: one such pod would hide all others.
 
 use std::borrow::Cow;
@@ -15,8 +15,9 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::targets::{ContainerPort, Phase, Pod, PodRef, Protocol};
 
-/// A pod on the wire.
-#[derive(Debug, Clone, Deserialize)]
+/// A pod as the API server and manifests write it.
+#[derive(Debug, Clone, Deserialize, kube::Resource)]
+#[resource(inherit = k8s_openapi::api::core::v1::Pod)]
 pub(super) struct PodObject {
     #[serde(default, deserialize_with = "metadata")]
     pub(super) metadata: ObjectMeta,
@@ -65,7 +66,7 @@ struct PodIp {
     ip: Option<String>,
 }
 
-/// `metadata` without what takes the room: managed fields, owners, and the annotations of others.
+/// `metadata` without what takes most of the memory: managed fields, owners, and unrelated annotations.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
@@ -93,10 +94,10 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     })
 }
 
-/// A map of texts; `PROMETHEUS` keeps the keys that begin with `prometheus.` only.
+/// A map of texts; `PROMETHEUS` keeps only the keys that begin with `prometheus.`.
 ///
-/// Manifests written by hand say `prometheus.io/port: 8080` without quotes. The API server would refuse that; a file
-/// that never meets one may say it.
+/// Manifests written by hand have `prometheus.io/port: 8080` without quotes. An API server would reject that; a file is
+/// read all the same.
 struct Texts<const PROMETHEUS: bool>(BTreeMap<String, String>);
 
 impl<'de, const PROMETHEUS: bool> Deserialize<'de> for Texts<PROMETHEUS> {
@@ -116,7 +117,7 @@ impl<'de, const PROMETHEUS: bool> Deserialize<'de> for Texts<PROMETHEUS> {
                         map.next_value::<IgnoredAny>()?;
                     } else {
                         let value = map.next_value::<Scalar>()?;
-                        texts.insert(key.into_owned(), value.0);
+                        texts.insert(key.into_owned(), value.into());
                     }
                 }
                 Ok(Texts(texts))
@@ -126,68 +127,49 @@ impl<'de, const PROMETHEUS: bool> Deserialize<'de> for Texts<PROMETHEUS> {
     }
 }
 
-/// A text, or a number or truth value written without quotes.
-struct Scalar(String);
+/// A text, or a number or Boolean that was written without quotes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Bool(bool),
+    Unsigned(u64),
+    Signed(i64),
+    Float(f64),
+    Null,
+}
 
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl Visitor<'_> for Any {
-            type Value = Scalar;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-                Ok(Scalar(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Scalar, E> {
-                Ok(Scalar(text))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
-                Ok(Scalar(value.to_string()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Scalar, E> {
-                Ok(Scalar(value.to_string()))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Scalar, E> {
-                Ok(Scalar(value.to_string()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-                Ok(Scalar(value.to_string()))
-            }
-
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar(String::new()))
-            }
+impl From<Scalar> for String {
+    fn from(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::Text(text) => text,
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Unsigned(value) => value.to_string(),
+            Scalar::Signed(value) => value.to_string(),
+            Scalar::Float(value) => value.to_string(),
+            Scalar::Null => Self::new(),
         }
-        deserializer.deserialize_any(Any)
     }
 }
 
 impl PodObject {
-    /// What discovery keeps of it. Labels are kept only where something of ours matches on them.
+    /// The pod's names.
     ///
-    /// A manifest that never met an API server has no namespace and no UID: it gets `default` and a UID from its names.
+    /// A manifest that no API server has seen has no namespace and no UID: it gets `default` and a UID from its names.
+    pub(super) fn id(&self) -> PodRef {
+        let text = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
+        let namespace = text(&self.metadata.namespace).unwrap_or_else(|| "default".to_owned());
+        let name = self.metadata.name.clone().unwrap_or_default();
+        let uid = text(&self.metadata.uid).unwrap_or_else(|| format!("{namespace}/{name}"));
+        PodRef { namespace, name, uid }
+    }
+
+    /// What discovery keeps of the pod. Labels are kept only where something in this process matches on them.
     pub(super) fn into_pod(self, keep_labels: bool) -> Pod {
+        let id = self.id();
         let meta = self.metadata;
         let spec = self.spec.unwrap_or_default();
         let status = self.status.unwrap_or_default();
-        let namespace = meta
-            .namespace
-            .filter(|namespace| !namespace.is_empty())
-            .unwrap_or_else(|| "default".to_owned());
-        let name = meta.name.unwrap_or_default();
-        let uid = meta
-            .uid
-            .filter(|uid| !uid.is_empty())
-            .unwrap_or_else(|| format!("{namespace}/{name}"));
         // A sidecar is an init container that goes on running.
         let sidecars = spec
             .init_containers
@@ -225,7 +207,7 @@ impl PodObject {
             }
         }
         Pod {
-            id: PodRef { namespace, name, uid },
+            id,
             labels: if keep_labels {
                 meta.labels.unwrap_or_default()
             } else {
@@ -247,43 +229,6 @@ impl PodObject {
         }
     }
 }
-
-/// Makes a type with `metadata: ObjectMeta` a namespaced resource of this kind, group, version and plural.
-macro_rules! impl_resource {
-    ($object:ty, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
-        impl kube::Resource for $object {
-            type DynamicType = ();
-            type Scope = k8s_openapi::NamespaceResourceScope;
-
-            fn kind((): &()) -> std::borrow::Cow<'_, str> {
-                $kind.into()
-            }
-
-            fn group((): &()) -> std::borrow::Cow<'_, str> {
-                $group.into()
-            }
-
-            fn version((): &()) -> std::borrow::Cow<'_, str> {
-                $version.into()
-            }
-
-            fn plural((): &()) -> std::borrow::Cow<'_, str> {
-                $plural.into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-pub(super) use impl_resource;
-
-impl_resource!(PodObject, "Pod", "", "v1", "pods");
 
 #[cfg(test)]
 mod tests {

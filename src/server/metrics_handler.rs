@@ -94,7 +94,7 @@ pub(super) async fn handle(
     } else {
         // An API server that does not respond must not cost the scrape: the last set is better than none.
         let refresh_limit = request.deadline.remaining() / 4;
-        let snapshot = state.discovery.freshen(refresh_limit).await;
+        let snapshot = state.discovery.refresh(refresh_limit).await;
         if let SyncState::Pending(reason) | SyncState::Refused(reason) = &snapshot.sync {
             in_flight.complete();
             return text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n"));
@@ -132,7 +132,7 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
     let pebble = self_metrics::of_pebble(state, request.deadline.at);
     let (mut outcomes, pebble) = tokio::join!(scrapes, pebble);
     // A list from before the scrape cannot tell whose body this is after it.
-    let now = state.discovery.freshen(CONFIRM_LIMIT).await;
+    let now = state.discovery.refresh(CONFIRM_LIMIT).await;
     for outcome in &mut outcomes {
         if outcome.result.is_ok() && !now.targets.confirms(&outcome.target) {
             outcome.result = Err(ScrapeError::Moved);

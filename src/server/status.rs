@@ -146,9 +146,9 @@ fn last_scrape(at: &str, outcome: &ScrapeOutcome) -> LastScrape {
 pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
     let latest = status.latest();
     let (discovery, reason) = match &snapshot.sync {
-        SyncState::Pending(reason) => ("pending", Some(reason.clone())),
+        SyncState::Pending(problem) => ("pending", Some(problem.to_string())),
         SyncState::Synced => ("synced", None),
-        SyncState::Refused(reason) => ("refused", Some(reason.clone())),
+        SyncState::Refused(problem) => ("refused", Some(problem.to_string())),
     };
     let target = |target: &Arc<Target>| {
         let status = latest.get(target);

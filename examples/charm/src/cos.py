@@ -89,13 +89,10 @@ class Cos:
             return None
         label = f"{self._container.name}{LOG_LAYER_SUFFIX}"
         wanted = self._loki_endpoints()
+        # A layer cannot take a target out of the plan: one that Pebble has and that is not wanted is switched off.
+        known = self._container.get_plan().log_targets
         targets: dict = {name: self._log_target(url) for name, url in wanted.items()}
-        # A layer cannot remove a target from the plan: one that is not wanted any more gets no service. Pebble demands the
-        # type and the location all the same.
-        for name, target in self._container.get_plan().log_targets.items():
-            if name not in wanted:
-                off = {"services": ["-all"], "type": target.type, "location": target.location}
-                targets[name] = {"override": "replace", **off}
+        targets.update({name: {"override": "replace", "services": ["-all"]} for name in known if name not in wanted})
         return (label, {"log-targets": targets}) if targets else None
 
     def alert_rules(self) -> dict:

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::Running;
-use metrics_proxy::discovery::SyncState;
+use metrics_proxy::discovery::{SyncProblem, SyncState};
+use metrics_proxy::health::Condition;
 
 fn pod(name: &str, ip: &str, app: &str) -> String {
     format!(
@@ -86,13 +87,16 @@ async fn no_selector_is_said_and_nothing_is_asked() {
     let running = Running::start(&[]).await;
     assert_eq!(
         running.handle.latest().sync,
-        SyncState::Refused("selector: set POD_LABEL_SELECTOR or --labels".to_owned())
+        SyncState::Refused(SyncProblem {
+            condition: Condition::Selector,
+            text: "set POD_LABEL_SELECTOR or --labels".to_owned(),
+        })
     );
     assert!(
         running
             .readyz()
             .starts_with("selector: set POD_LABEL_SELECTOR or --labels\n")
     );
-    let snapshot = running.handle.freshen(Duration::from_secs(5)).await;
+    let snapshot = running.handle.refresh(Duration::from_secs(5)).await;
     assert_eq!(snapshot.targets.n_pods, 0);
 }

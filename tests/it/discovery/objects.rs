@@ -198,7 +198,9 @@ async fn what_may_not_be_read_is_said() {
     .await;
     running.until_targets(&["annotated 127.5.1.3:9/metrics"]).await;
     running
-        .until_readyz("may not list endpointslices; deploy with --trust")
+        .until_readyz(&format!(
+            "may not list or watch endpointslices in all namespaces or in {ns}; run juju trust APP --scope=cluster"
+        ))
         .await;
     assert!(running.health.readiness(None, false).ready);
     assert!(

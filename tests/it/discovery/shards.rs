@@ -25,10 +25,12 @@ struct Set<'a> {
     namespace: String,
     kubeconfig: std::path::PathBuf,
     units: BTreeMap<u32, Running>,
+    /// The UID of the StatefulSet.
+    uid: String,
 }
 
 impl Set<'_> {
-    async fn replicas(&self, replicas: u32) {
+    async fn replicas(&mut self, replicas: u32) {
         let path = format!("/apis/apps/v1/namespaces/{}/statefulsets", self.namespace);
         let labels = json!({"units": "yes"});
         let set = json!({
@@ -41,12 +43,18 @@ impl Set<'_> {
                 },
             },
         });
-        if self.cluster.try_request("POST", &path, Some(&set)).await.is_err() {
+        let created = self.cluster.try_request("POST", &path, Some(&set)).await;
+        let set = if let Ok(created) = created {
+            created
+        } else {
             let body = json!({"spec": {"replicas": replicas}});
-            self.cluster
-                .request("PATCH", &format!("{path}/unit"), Some(&body))
-                .await;
-        }
+            let path = format!("{path}/unit");
+            self.cluster.request("PATCH", &path, Some(&body)).await
+        };
+        set["metadata"]["uid"]
+            .as_str()
+            .expect("an object has a UID")
+            .clone_into(&mut self.uid);
     }
 
     /// A unit's pod is made, its process starts, and it is ready once that is synced.
@@ -54,6 +62,7 @@ impl Set<'_> {
         let name = format!("unit-{n}");
         let pod = NewPod::new(&name)
             .label("units", "yes")
+            .of_stateful_set("unit", &self.uid)
             .ip(&format!("127.4.0.{}", n + 1));
         self.cluster.create_pod(&self.namespace, &pod).await;
         let running = Running::on_cluster(
@@ -82,6 +91,16 @@ impl Set<'_> {
         self.cluster
             .patch_status(&self.namespace, &name, &conditions)
             .await;
+    }
+
+    /// Waits until a unit has found out the number of units so many times more.
+    async fn until_counted_again(&self, unit: u32, times: u32) {
+        let counted = || self.units[&unit].metric("metrics_proxy_discovery_requests_total{verb=\"get\"}");
+        let (before, started) = (counted(), Instant::now());
+        while counted() < before + f64::from(times) {
+            assert!(started.elapsed() < super::LIMIT, "it counts every {LOOK}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn served(&self) -> Vec<BTreeSet<String>> {
@@ -156,8 +175,14 @@ async fn scale_up_and_down(set: &mut Set<'_>) {
     // From one unit there is one place to look; the new ones only add to it.
     let gaps = tokio::spawn(find_gaps(watched.clone(), Arc::clone(&done)));
     set.replicas(5).await;
-    // Nobody else is there yet: what is not ours any more is held.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Nobody else is there yet: the first one serves all pods, also after the time in which the others would have
+    // learnt of the change.
+    set.units[&0]
+        .until("handing over", |snapshot| {
+            !snapshot.targets.handing_over.is_empty()
+        })
+        .await;
+    set.until_counted_again(0, 8).await;
     done.store(true, Ordering::Relaxed);
     assert_eq!(gaps.await.expect("no panic").0, BTreeSet::new());
 
@@ -218,6 +243,7 @@ async fn units_share_the_pods_as_the_stateful_set_says() {
         namespace: "default".to_owned(),
         kubeconfig: cluster.kubeconfig(ADMIN, Some("default")),
         units: BTreeMap::new(),
+        uid: String::new(),
     };
     scale_up_and_down(&mut set).await;
 }
@@ -234,6 +260,7 @@ async fn untrusted_units_count_their_pods() {
         namespace: "default".to_owned(),
         kubeconfig: cluster.kubeconfig(&token, Some("default")),
         units: BTreeMap::new(),
+        uid: String::new(),
     };
     scale_up_and_down(&mut set).await;
 }

@@ -372,6 +372,7 @@ pub(crate) struct NewPod {
     labels: Map<String, Value>,
     annotations: Map<String, Value>,
     ports: Vec<Value>,
+    owners: Vec<Value>,
     spec: Map<String, Value>,
     status: Map<String, Value>,
 }
@@ -383,6 +384,7 @@ impl NewPod {
             labels: Map::new(),
             annotations: Map::new(),
             ports: Vec::new(),
+            owners: Vec::new(),
             spec: Map::new(),
             status: Map::new(),
         }
@@ -422,6 +424,14 @@ impl NewPod {
             port["name"] = name.into();
         }
         self.ports.push(port);
+        self
+    }
+
+    /// Controlled by this StatefulSet.
+    pub(crate) fn of_stateful_set(mut self, name: &str, uid: &str) -> Self {
+        self.owners.push(json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "name": name, "uid": uid, "controller": true,
+        }));
         self
     }
 
@@ -486,7 +496,10 @@ impl NewPod {
         json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": self.name, "labels": self.labels, "annotations": self.annotations},
+            "metadata": {
+                "name": self.name, "labels": self.labels, "annotations": self.annotations,
+                "ownerReferences": self.owners,
+            },
             "spec": spec,
         })
     }

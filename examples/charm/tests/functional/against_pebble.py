@@ -8,7 +8,6 @@ credential and prints "all steps passed", or the first step that failed. The int
 
 import base64
 import dataclasses
-import json
 import pathlib
 import sys
 import time
@@ -159,19 +158,6 @@ until("a removed secret ends the credential after the grace period", lambda: not
 assert PEBBLE.get_services([charm.SERVICE])[0].is_running()
 state = run(lambda ctx, state: ctx.on.update_status(), dataclasses.replace(state, secrets=kept))
 until("the secret is granted again", lambda: works(renamed))
-
-url = "http://127.0.0.1:9/loki/api/v1/push"
-loki = testing.Relation("logging", remote_units_data={0: {"endpoint": json.dumps({"url": url})}})
-state = dataclasses.replace(state, relations={loki})
-state = run(lambda ctx, state: ctx.on.relation_changed(loki, remote_unit=0), state)
-(target,) = PEBBLE.get_plan().log_targets.values()
-assert (target.location, target.services) == (url, ["all"]), target.to_dict()
-assert target.labels["juju_application"] == "metrics-proxy-example", target.to_dict()
-state = run(lambda ctx, state: ctx.on.relation_broken(state.get_relation(loki.id)), state)
-(target,) = PEBBLE.get_plan().log_targets.values()
-assert target.services == ["-all"], target.to_dict()
-assert PEBBLE.get_services([charm.SERVICE])[0].is_running()
-print("ok: the log goes to Loki until the relation ends")
 
 state = dataclasses.replace(state, config={"pod-label-selector": "app=web"})
 state = run(config_changed, state)
