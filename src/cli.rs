@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{Config, Environment, Kind, Problem, Raw, SETTINGS, Setting, parse_boolean};
+use crate::config::{Config, Environment, Group, Problem, Raw, SETTINGS, Setting, parse_boolean};
 use crate::shutdown::{self, Shutdown};
 use crate::{app, telemetry};
 
@@ -60,7 +60,7 @@ fn with_joined_switches(arguments: impl IntoIterator<Item = OsString>) -> Vec<Os
         let name = argument.to_str().and_then(|argument| argument.strip_prefix("--"));
         SETTINGS
             .iter()
-            .any(|setting| setting.kind == Kind::Switch && Some(setting.name) == name)
+            .any(|setting| setting.is_switch() && Some(setting.name) == name)
     };
     let mut joined: Vec<OsString> = Vec::new();
     for argument in arguments {
@@ -109,7 +109,11 @@ pub fn command() -> Command {
                 .about(
                     "Show every selected pod: its targets with their last scrape, or why it is not scraped",
                 )
-                .args(setting_args(of_groups(&["Pods", "Serving", "Logging"])))
+                .args(setting_args(of_groups(&[
+                    Group::Pods,
+                    Group::Serving,
+                    Group::Logging,
+                ])))
                 .arg(service_arg()),
         )
         .subcommand(
@@ -121,7 +125,7 @@ pub fn command() -> Command {
                 .about("Set, remove and show Pebble identities")
                 .arg(global(service_arg()))
                 .args(
-                    setting_args(of_groups(&["Pebble and the secret", "Logging"]))
+                    setting_args(of_groups(&[Group::Pebble, Group::Logging]))
                         .into_iter()
                         .map(global),
                 ),
@@ -131,9 +135,9 @@ pub fn command() -> Command {
                 .about("Install service and checks in Pebble's plan, and start the service")
                 .arg(service_arg())
                 .args(setting_args(of_groups(&[
-                    "Pebble and the secret",
-                    "Serving",
-                    "Logging",
+                    Group::Pebble,
+                    Group::Serving,
+                    Group::Logging,
                 ]))),
         )
 }
@@ -147,7 +151,7 @@ fn service_arg() -> Arg {
 }
 
 /// Settings under one of these headings.
-fn of_groups(groups: &[&'static str]) -> impl Fn(&Setting) -> bool {
+fn of_groups(groups: &[Group]) -> impl Fn(&Setting) -> bool {
     move |setting| groups.contains(&setting.group)
 }
 
@@ -177,15 +181,15 @@ fn setting_arg(setting: &'static Setting) -> Arg {
         .long(setting.name)
         .value_name(setting.value)
         .help(help)
-        .help_heading(setting.group)
+        .help_heading(setting.group.as_str())
         .action(ArgAction::Append)
         .allow_hyphen_values(true);
-    match setting.kind {
-        Kind::Value => arg,
-        Kind::Switch => arg
-            .num_args(0..=1)
+    if setting.is_switch() {
+        arg.num_args(0..=1)
             .require_equals(true)
-            .default_missing_value("true"),
+            .default_missing_value("true")
+    } else {
+        arg
     }
 }
 
@@ -393,7 +397,7 @@ mod tests {
                 .try_get_matches_from(arguments)
                 .map(|matches| raw_settings(&matches, &Environment::default()))
         };
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter() {
             let flag = format!("--{}=x", setting.name);
             assert!(given(&[&flag]).is_ok(), "{flag}");
         }

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn no_setting_has_a_name_that_a_service_could_set_with_a_plain_value() {
-        for setting in SETTINGS {
+        for setting in SETTINGS.iter() {
             for name in setting.env_names() {
                 assert!(!is_service_variable(&name) && !is_port_variable(&name), "{name}");
             }

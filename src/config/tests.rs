@@ -1,5 +1,7 @@
 //! One case per message, and the table itself.
 
+use std::time::Duration;
+
 use super::*;
 
 fn raw(pairs: &[(&str, &str)]) -> Raw {
@@ -66,7 +68,7 @@ fn each_bad_value_says_what_is_right() {
     check_problem(
         "--max-body-bytes",
         "big",
-        "not a size; use bytes, or a number with kB, MB, GB, KiB, MiB or GiB",
+        "not a size; use bytes, or a number with a unit, for example 500k, 64Mi, 64MiB or 2GB",
     );
     check_problem("--max-body-bytes", "0", "must be more than zero");
     check_problem("--max-samples", "-1", "not a whole number; 0 is no limit");
@@ -94,6 +96,28 @@ fn each_bad_value_says_what_is_right() {
     check_problem("--log-format", "xml", "use text or json");
     check_problem("--adopt-identity", "maybe", "use true or false");
     check_problem("--secret", "", "an empty path");
+    check_problem(
+        "--timeout-offset",
+        "20s",
+        "must be less than --timeout, which is 9s",
+    );
+    check_problem(
+        "--timeout-offset",
+        "9s",
+        "must be less than --timeout, which is 9s",
+    );
+    for (filter, word) in [
+        ("verbose", "verbose"),
+        ("info,metrics_proxy=verbose", "metrics_proxy=verbose"),
+        ("info,", ""),
+        ("=info", "=info"),
+    ] {
+        let expect = format!(
+            "{word:?} is not a level; use off, error, warn, info, debug or trace, or MODULE=LEVEL such as \
+             metrics_proxy=debug, separated by commas"
+        );
+        check_problem("--log-level", filter, &expect);
+    }
 }
 
 #[test]
@@ -157,6 +181,39 @@ fn namespaces_come_from_repeated_flags_or_a_list() {
     assert_eq!(config.discovery.namespaces, ["a", "b"]);
     let config = Config::try_new(&raw(&[("METRICS_PROXY_NAMESPACE", "a, b")])).unwrap();
     assert_eq!(config.discovery.namespaces, ["a", "b"]);
+}
+
+#[test]
+fn log_filters_are_levels_and_levels_of_modules() {
+    for filter in [
+        "debug",
+        "INFO",
+        "off",
+        "info,kube_client=error",
+        "warn, metrics_proxy::scrape=trace",
+    ] {
+        let config = Config::try_new(&raw(&[("--log-level", filter)])).unwrap();
+        assert_eq!(config.log.filter, filter);
+    }
+}
+
+#[test]
+fn sizes_have_the_units_of_kubernetes() {
+    let size = |text| {
+        Config::try_new(&raw(&[("--max-body-bytes", text)]))
+            .unwrap()
+            .scrape
+            .max_body_bytes
+    };
+    assert_eq!(size("10Mi"), 10 << 20);
+    assert_eq!(size("500k"), 500_000);
+}
+
+/// The default offset goes with any timeout; only one that is given must be smaller.
+#[test]
+fn a_short_timeout_needs_no_offset() {
+    let config = Config::try_new(&raw(&[("SCRAPE_TIMEOUT", "300ms")])).unwrap();
+    assert_eq!(config.scrape.timeout_offset, Duration::from_millis(500));
 }
 
 #[test]

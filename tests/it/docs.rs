@@ -23,20 +23,22 @@ fn flags_page() -> String {
         <!-- Made from src/config/settings.rs; UPDATE_DOCS=1 cargo test --test it docs:: writes it. -->\n\n\
         Each flag has an environment variable `METRICS_PROXY_<FLAG>` (upper case, `_` for `-`); the older names in the\n\
         table mean the same. Flags win over environment, the `METRICS_PROXY_` name over the older one, both over the\n\
-        default. An empty variable counts as unset. Durations are Go's (`9s`, `1m30s`, `500ms`), sizes are bytes or a\n\
-        number with kB, MB, GB, KiB, MiB or GiB. Every problem is reported at once, on standard error, with exit code 2.\n\n\
+        default. An empty variable counts as unset. Durations are Go's (`9s`, `1m30s`, `500ms`), sizes are bytes,\n\
+        or a number with a unit as in Kubernetes (`500k`, `64Mi`, `1Gi`; also `64MiB`, `2GB`). A flag that is a BOOL may\n\
+        stand alone, which means `true`. Every problem is reported at once, on standard error, with exit code 2.\n\n\
         A Service whose name begins with `metrics-proxy` makes the kubelet set variables such as\n\
         `METRICS_PROXY_PORT=tcp://10.1.2.3:15090` in every container of its namespace. These are ignored, and one INFO\n\
         line lists them. Any other unknown `METRICS_PROXY_*` is ignored with a warning that names the most similar known\n\
         variable.\n"
         .to_owned();
-    let mut group = "";
-    for setting in SETTINGS {
-        if setting.group != group {
-            group = setting.group;
+    let mut group = None;
+    for setting in SETTINGS.iter() {
+        if group != Some(setting.group) {
+            group = Some(setting.group);
             let _ = write!(
                 page,
-                "\n## {group}\n\n| flag | older variable | default | meaning |\n| --- | --- | --- | --- |\n"
+                "\n## {}\n\n| flag | older variable | default | meaning |\n| --- | --- | --- | --- |\n",
+                setting.group
             );
         }
         let older: Vec<String> = setting.older_env.iter().map(|name| format!("`{name}`")).collect();

@@ -1,17 +1,17 @@
-//! Quantities as people write them: Go's durations and sizes in bytes.
+//! Quantities as people write them: Go's durations, and sizes in bytes.
 
 use std::time::Duration;
 
-/// A text that is not a duration, and why.
+/// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
-    /// Not of the form at all.
+    /// It does not follow the syntax.
     #[error("not a duration; use Go's syntax with a unit, for example 9s, 1m30s or 500ms")]
     Syntax,
-    /// Below zero.
+    /// It is negative.
     #[error("must not be negative")]
     Negative,
-    /// More than can be counted.
+    /// It is longer than a day.
     #[error("too long; 24h is the most")]
     TooLong,
 }
@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_hours(24);
 /// Parses a duration as Go's `time.ParseDuration` does: `9s`, `1m30s`, `500ms`, `1.5h`, `0`.
 ///
 /// # Errors
-/// [`DurationError`], also for what Go takes and a proxy cannot use: negative values and more than a day.
+/// [`DurationError`], also for values that Go accepts and a proxy cannot use: negative ones and more than a day.
 ///
 /// Source: Go, package time, ParseDuration.
 pub fn parse_go_duration(text: &str) -> Result<Duration, DurationError> {
@@ -71,7 +71,7 @@ pub fn parse_go_duration(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
-/// `number` (digits with at most one point) times `scale`, truncated.
+/// Returns `number`, which is digits with at most one point, times `scale`, truncated.
 fn scaled(number: &str, scale: u128) -> Result<u128, DurationError> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -90,57 +90,23 @@ fn scaled(number: &str, scale: u128) -> Result<u128, DurationError> {
     Ok(total)
 }
 
-/// Writes a duration as Go's `Duration.String` does, which is how Pebble shows it: `1m0s`, `1.5s`, `500ms`.
+/// Parses a size in bytes: a whole number, alone or with a unit. Units are those of Kubernetes' quantities (`k`, `M`, `G`,
+/// `T`, `Ki`, `Mi`, `Gi`, `Ti`), with or without a `B` at the end.
 ///
-/// Source: Go, package time, Duration.String.
-pub fn format_go_duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let point = |value: u128, scale: u128, unit: &str| {
-        let fraction = value % scale;
-        let width = scale.ilog10() as usize;
-        let digits = format!("{fraction:0width$}");
-        let digits = digits.trim_end_matches('0');
-        let whole = value / scale;
-        if fraction == 0 {
-            format!("{whole}{unit}")
-        } else {
-            format!("{whole}.{digits}{unit}")
-        }
-    };
-    match nanos {
-        0 => "0s".to_owned(),
-        n if n < 1_000 => format!("{n}ns"),
-        n if n < 1_000_000 => point(n, 1_000, "µs"),
-        n if n < 1_000_000_000 => point(n, 1_000_000, "ms"),
-        n => {
-            let seconds = n / 1_000_000_000;
-            let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
-            let rest = point(
-                n - (hours * 3_600 + minutes * 60) * 1_000_000_000,
-                1_000_000_000,
-                "s",
-            );
-            match (hours, minutes) {
-                (0, 0) => rest,
-                (0, minutes) => format!("{minutes}m{rest}"),
-                (hours, minutes) => format!("{hours}h{minutes}m{rest}"),
-            }
-        }
-    }
-}
-
-/// Parses a size: plain bytes, or a whole number with `kB`, `MB`, `GB` (powers of 1000) or `KiB`, `MiB`, `GiB`.
+/// Source: apimachinery, pkg/api/resource/suffix.go.
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let scale: u64 = match unit.trim() {
         "" | "B" => 1,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
+        "k" | "kB" | "KB" => 1_000,
+        "M" | "MB" => 1_000_000,
+        "G" | "GB" => 1_000_000_000,
+        "T" | "TB" => 1_000_000_000_000,
+        "Ki" | "KiB" => 1 << 10,
+        "Mi" | "MiB" => 1 << 20,
+        "Gi" | "GiB" => 1 << 30,
+        "Ti" | "TiB" => 1 << 40,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(scale)
@@ -186,33 +152,26 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_as_go_does() {
-        for text in [
-            "0s",
-            "1ns",
-            "1.5µs",
-            "500ms",
-            "1.5s",
-            "1m0s",
-            "1h0m0s",
-            "1h1m1.001s",
-            "10s",
-        ] {
-            assert_eq!(format_go_duration(parse_go_duration(text).unwrap()), text);
-        }
-    }
-
-    #[test]
     fn sizes_are_understood() {
         assert_eq!(parse_bytes("100"), Some(100));
         assert_eq!(parse_bytes("64MiB"), Some(64 << 20));
         assert_eq!(parse_bytes("2 GB"), Some(2_000_000_000));
+        // The units of Kubernetes.
+        assert_eq!(parse_bytes("500k"), Some(500_000));
+        assert_eq!(parse_bytes("10Mi"), Some(10 << 20));
+        assert_eq!(parse_bytes("1Gi"), Some(1 << 30));
+        assert_eq!(parse_bytes("3M"), Some(3_000_000));
+        assert_eq!(parse_bytes("1Ti"), Some(1 << 40));
         for text in [
             "",
             "MiB",
             "1.5MiB",
             "-1",
             "1XB",
+            "1K",
+            "1mi",
+            "1m",
+            "1Gib",
             "99999999999999999999",
             "99999999999999GiB",
         ] {
