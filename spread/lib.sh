@@ -1,5 +1,5 @@
-# What the tasks share. Sourced in every script of a task, each of which is a bash of its own: what one script finds out
-# for the next stands in a file of the task's scratch folder.
+# What the tasks share. Every script of a task sources it. Each script is a bash of its own, so values for the next script are
+# kept in a file of the task's scratch folder.
 #
 # Needs: bash, curl, python3 and what is in spread/.bin. Ports are free ones, so that tasks may run beside each other.
 
@@ -44,7 +44,7 @@ scratch_new() {
   . "$SCRATCH/ports"
 }
 
-# Ends what the task started (by the pids that it wrote down) and removes its folder.
+# Ends the processes that the task started, by their recorded pids, and removes its folder.
 scratch_end() {
   local file
   for file in "$SCRATCH"/*.pid; do
@@ -62,7 +62,7 @@ pebble_start() {
     METRICS_PROXY_RESYNC_INTERVAL=500ms SCRAPE_TIMEOUT=2s \
     "$PEBBLE_PROGRAM" run --create-dirs --verbose --http "127.0.0.1:$PEBBLE_PORT" "$@" >>"$SCRATCH/pebble.log" 2>&1 &
   echo $! >"$SCRATCH/pebble.pid"
-  until_ok "Pebble answers" pebble version
+  until_ok "Pebble responds" pebble version
 }
 
 pebble() { "$PEBBLE_PROGRAM" "$@"; }
@@ -79,7 +79,7 @@ rock_layers() {
 exporter() {
   python3 "$SPREAD_PATH/spread/exporter.py" "$POD_PORT" >>"$SCRATCH/exporter.log" 2>&1 &
   echo $! >"$SCRATCH/exporter.pid"
-  until_ok "the exporter answers" curl -sf "http://127.0.0.1:$POD_PORT/good"
+  until_ok "the exporter responds" curl -sf "http://127.0.0.1:$POD_PORT/good"
   local kind
   for kind; do
     cat >"$SCRATCH/pods/$kind.yaml" <<POD

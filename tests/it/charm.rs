@@ -166,7 +166,7 @@ fn charmcrafts_own_model_accepts_charmcraft_yaml() {
     assert!(!output.status.success(), "an unknown field is accepted");
 }
 
-/// Stands in for cos-tool, which is in no registry that can be reached: the same call, answered by promtool's parser.
+/// A stand-in for cos-tool, which no package registry has: the same call, carried out by promtool's parser.
 const COS_TOOL: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 [ "$1 $2 $3" = "--format promql transform" ]
@@ -264,7 +264,7 @@ async fn the_charms_handler_drives_the_real_program_under_a_real_pebble() {
             .arg(dir.path().join("secret"))
             .arg(port.to_string())
             .arg(pebble.port().to_string());
-        // A blocking wait on a thread of its own: the pod answers from this runtime.
+        // The wait blocks, so it has a thread of its own: the pod responds from this runtime.
         let ran = tokio::task::spawn_blocking(move || passes(command));
         let said = tokio::time::timeout(Duration::from_mins(2), ran)
             .await

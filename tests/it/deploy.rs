@@ -195,7 +195,7 @@ async fn install_crds(cluster: &Cluster) {
 }
 
 #[tokio::test]
-async fn an_api_server_takes_every_manifest() {
+async fn an_api_server_accepts_every_manifest() {
     let cluster = Cluster::shared().await;
     let namespace = cluster.namespace().await;
     install_crds(cluster).await;
@@ -218,7 +218,7 @@ async fn an_api_server_takes_every_manifest() {
     assert!(refused.to_string().contains("portz"), "{refused}");
 }
 
-/// Whether a token may do something, as the API server's authorizer says.
+/// Whether the API server's authorizer allows a token to do something.
 async fn may(client: &::kube::Client, namespace: &str, verb: &str, resource: &str) -> bool {
     let (group, resource) = resource.split_once('/').unwrap_or(("", resource));
     let (resource, name) = resource.split_once(':').unwrap_or((resource, ""));
@@ -235,12 +235,12 @@ async fn may(client: &::kube::Client, namespace: &str, verb: &str, resource: &st
     let answer: Value = client
         .request(request)
         .await
-        .unwrap_or_else(|e| panic!("cannot ask for rights: {e}"));
+        .unwrap_or_else(|e| panic!("cannot ask for permissions: {e}"));
     answer["status"]["allowed"].as_bool().unwrap_or(false)
 }
 
 #[tokio::test]
-async fn each_role_gives_its_rights_and_no_others() {
+async fn each_role_gives_its_permissions_and_no_others() {
     let cluster = Cluster::shared().await;
     // Verbs on pods in the own namespace, and in all; and the way that the program then reads pods.
     let both: &[&str] = &["list", "watch"];

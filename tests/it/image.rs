@@ -1,4 +1,4 @@
-//! The image, put together without rockcraft and run isolated: Pebble as PID 1, its own network, a mounted secret.
+//! The image, assembled without rockcraft and run in isolation: Pebble as PID 1, its own network, a mounted secret.
 //!
 //! `tools/image` and `tools/run-image` do the work; both need root and Debian's buildah, and where either is missing these
 //! tests are skipped by name. The program in it is the one that Cargo built for these tests, with its libraries; the
@@ -28,7 +28,7 @@ fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools").join(name)
 }
 
-/// Returns, saying so, where this machine cannot run the image.
+/// Skips the test where this machine cannot run the image.
 macro_rules! root_or_skip {
     () => {
         let _python = tool_or_skip!("python");
@@ -138,7 +138,7 @@ impl Running {
         Self { process, dir }
     }
 
-    /// Pebble's process, as this machine counts.
+    /// The pid of Pebble outside of the image's namespaces.
     fn pebble(&self) -> Option<u32> {
         let mut all = process::descendants(self.process.pid()).into_iter();
         all.find(|pid| process::command_line(*pid).starts_with(BINARY))
@@ -188,8 +188,8 @@ impl Running {
         .await
     }
 
-    /// What `pebble` says in the image, with the image's own Pebble.
-    fn pebble_says(&self, args: &[&str], dir: &str) -> String {
+    /// The output of the image's own `pebble` in the image.
+    fn run_pebble(&self, args: &[&str], dir: &str) -> String {
         let pid = self.pebble().expect("Pebble runs").to_string();
         let output = Command::new("nsenter")
             .args(["--net", "--mount", "--pid", "--root", "--target", &pid, "--"])
@@ -206,9 +206,9 @@ impl Running {
         )
     }
 
-    /// All that the image has to do, whatever it runs as.
+    /// Everything that the image must do as any user.
     async fn does_its_work(&mut self, pebble_dir: &str) {
-        self.wait("the program answers", |a| a.0 == 200, 15090, "/healthz", None)
+        self.wait("the program responds", |a| a.0 == 200, 15090, "/healthz", None)
             .await;
         self.wait(
             "the mounted secret opens Pebble's metrics",
@@ -228,7 +228,7 @@ impl Running {
             metrics.contains("up{k8s_pod_name=\"web-0\",k8s_namespace=\"shop\"} 0"),
             "{metrics}"
         );
-        let services = self.pebble_says(&["services"], pebble_dir);
+        let services = self.run_pebble(&["services"], pebble_dir);
         assert!(
             services
                 .lines()
@@ -240,7 +240,7 @@ impl Running {
             "metrics-proxy-identity",
             "metrics-proxy-ready",
         ] {
-            let refreshed = self.pebble_says(&["check", check, "--refresh"], pebble_dir);
+            let refreshed = self.run_pebble(&["check", check, "--refresh"], pebble_dir);
             assert!(refreshed.contains("status: up"), "{check}: {refreshed}");
         }
     }
@@ -328,11 +328,17 @@ async fn the_image_runs_with_a_read_only_root_and_any_uid_as_deploy_has_it() {
 }
 
 #[tokio::test]
-async fn without_a_selector_the_image_starts_and_says_so() {
+async fn without_a_selector_the_image_starts_and_reports_it() {
     root_or_skip!();
     let mut running = Running::with(&[], false).await;
     let said = running
-        .wait("it says what is missing", |a| a.0 == 503, 15090, "/readyz", None)
+        .wait(
+            "it reports what is missing",
+            |a| a.0 == 503,
+            15090,
+            "/readyz",
+            None,
+        )
         .await;
     assert!(said.starts_with("selector: "), "{said}");
     assert_eq!(running.get(15090, "/healthz", None).0, 200);

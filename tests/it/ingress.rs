@@ -1,4 +1,4 @@
-//! The Ingress rules of `deploy/`, in a real nginx in front of a real Pebble and of a program that stands for the proxy.
+//! The Ingress rules of `deploy/`, in a real nginx in front of a real Pebble and of a stand-in for the proxy.
 //!
 //! There is no cluster with an ingress controller here: the rules are written into nginx' own configuration the way that
 //! ingress-nginx writes them (an `Exact` path is a `location =`, `rewrite-target` a `rewrite … break` in it).
@@ -72,7 +72,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// With both Ingresses, ingress-nginx' answer for everything else.
+    /// With both Ingresses, and the response of ingress-nginx for every other path.
     async fn start(program: &Path, pebble: SocketAddr, proxy: SocketAddr) -> Self {
         let dir = process::fresh_dir();
         let at = dir.path();
@@ -104,7 +104,7 @@ impl Nginx {
             let mut process = Process::spawn("nginx", command, &at.join("log"));
             let is_up = async || client::get(address, "/").send().await.is_ok();
             if process
-                .wait_until_up("nginx answers", Duration::from_secs(20), is_up)
+                .wait_until_up("nginx responds", Duration::from_secs(20), is_up)
                 .await
             {
                 return Self {
@@ -160,7 +160,7 @@ async fn the_ingress_lets_pebbles_metrics_through_and_nothing_else() {
             let (status, body) = front.status(Method::GET, "/my-charm/v1/metrics", basic).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{version} {basic:?}: {body}");
         }
-        // Pebble answers health and system-info to everybody: that it does not here shows that nothing else passes.
+        // Pebble serves health and system-info to anyone, so a refusal shows that no other path passes.
         for path in [
             "/my-charm/v1/services",
             "/my-charm/v1/files?action=read&path=/etc/passwd",
@@ -206,7 +206,10 @@ async fn the_ingress_asks_for_a_password_before_the_pods_metrics() {
     let front = Nginx::start(&nginx, nowhere, (proxy.ip(), proxy.port()).into()).await;
     let (status, _) = front.status(Method::GET, "/my-charm/metrics", None).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED);
-    assert!(proxy.requests().is_empty(), "nobody unknown reached the proxy");
+    assert!(
+        proxy.requests().is_empty(),
+        "a request without a password reached the proxy"
+    );
     let (status, body) = front
         .status(Method::GET, "/my-charm/metrics", Some(("scraper", PASSWORD)))
         .await;

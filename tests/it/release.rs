@@ -124,7 +124,7 @@ fn the_workflows_are_valid_and_call_targets_that_exist() {
     assert!(n_targets >= 4);
 }
 
-/// Starts a binary (through `runner` where one is given) and waits until it answers.
+/// Starts a binary (through `runner` where one is given) and waits until it responds.
 async fn serves(runner: Option<&Path>, binary: &Path) {
     let dir = process::fresh_dir();
     let address = process::free_address();
@@ -146,7 +146,7 @@ async fn serves(runner: Option<&Path>, binary: &Path) {
         (answer.status == StatusCode::OK).then_some(())
     };
     process
-        .wait_for("/healthz answers", Duration::from_secs(30), answered)
+        .wait_for("/healthz responds", Duration::from_secs(30), answered)
         .await;
     assert!(process.stop(Duration::from_secs(10)).success());
 }

@@ -2,7 +2,7 @@
 """A charm that runs metrics-proxy.
 
 Every event leads to one handler, `_reconcile`, which brings the container and the relations to the state that the
-configuration asks for. It keeps no state and does not look at the event, so a lost event does no harm.
+configuration asks for. It keeps no state and does not depend on the event, so a lost event does no harm.
 
 The charm gives the program a selector, a timeout and a secret. The program hashes the password, writes the Pebble
 identity, rotates it, and adds its checks to Pebble's plan.
@@ -155,7 +155,7 @@ class MetricsProxyCharm(ops.CharmBase):
         try:
             self._push_credential(self._read_credential(config))
         except SecretUnavailableError:
-            # The program sees that the files are gone and removes the identity after its grace period of 30 s.
+            # The program sees that the files are removed, and revokes the identity after its grace period of 30 s.
             self._push_credential(None)
         except SecretMalformedError as e:
             # A mistake in the secret must not lock out the readers of the previous one.
@@ -264,7 +264,7 @@ class MetricsProxyCharm(ops.CharmBase):
         except ops.pebble.ExecError as e:
             event.fail((e.stderr or str(e)).strip())
         except ops.pebble.Error as e:
-            event.fail(f"metrics-proxy cannot be asked: {e}")
+            event.fail(f"cannot run metrics-proxy targets: {e}")
         else:
             event.set_results({"targets": output})
 
@@ -302,7 +302,7 @@ class MetricsProxyCharm(ops.CharmBase):
                 return ops.BlockedStatus(refusal)
             return self._by_checks()
         except (ops.pebble.ConnectionError, ops.pebble.TimeoutError, ops.pebble.APIError) as e:
-            logger.info("Pebble does not answer: %s", e)
+            logger.info("Pebble does not respond: %s", e)
             return ops.WaitingStatus("waiting for Pebble")
 
     def _by_checks(self) -> ops.StatusBase:

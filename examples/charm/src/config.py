@@ -12,7 +12,7 @@ MILLISECONDS = (3_600_000, 60_000, 1_000, 1)
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 SOURCES = ("pods", "services", "podmonitors", "servicemonitors")
-# The interval of a Prometheus that nobody has configured.
+# Prometheus' own default.
 DEFAULT_INTERVAL = "1m"
 
 

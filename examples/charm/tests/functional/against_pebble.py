@@ -44,8 +44,8 @@ def status_of(port: str, path: str, credential: dict | None = None) -> tuple[int
         pair = f"{credential['username']}:{credential['password']}".encode()
         request.add_header("Authorization", "Basic " + base64.b64encode(pair).decode())
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.read().decode()
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.read().decode()
     except urllib.error.HTTPError as e:
         return e.code, e.read().decode()
     except OSError as e:
@@ -105,7 +105,7 @@ state = testing.State(
 )
 
 state = run(lambda ctx, state: ctx.on.pebble_ready(container), state)
-until("the program answers", lambda: status_of(PORT, "/healthz")[0] == 200)
+until("the program responds", lambda: status_of(PORT, "/healthz")[0] == 200)
 until("the secret is in force", lambda: works(first))
 until("the program is ready", lambda: status_of(PORT, "/readyz")[0] == 200)
 state = run(lambda ctx, state: ctx.on.update_status(), state)
@@ -134,7 +134,7 @@ assert works(second), "the next hook wrote the old password back"
 
 state = run(secret_changed, with_secret(state, renamed))
 until("the new username is in force", lambda: works(renamed))
-until("the old username is gone", lambda: "prometheus" not in PEBBLE.get_identities())
+until("the old username is removed", lambda: "prometheus" not in PEBBLE.get_identities())
 
 odd = {"username": "1st@example", "password": "p"}
 state = run(secret_changed, with_secret(state, odd))
