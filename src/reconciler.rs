@@ -24,9 +24,9 @@ mod status;
 use std::sync::Arc;
 
 pub use decide::{
-    Action, ChangeReason, Desired, Foreign, LayerAction, Observed, WriteLimiter, plan_identity, plan_layer,
+    Action, ChangeReason, Desired, LayerAction, Observed, WriteLimiter, plan_identity, plan_layer,
 };
-pub use status::{IdentityStatus, LayerStatus, PebbleStatus, PrivilegeStatus, SecretStatus};
+pub use status::{Foreign, IdentityStatus, LayerStatus, PebbleStatus, PrivilegeStatus, SecretStatus};
 
 use crate::config::{self, PebbleMode};
 use crate::health::Health;

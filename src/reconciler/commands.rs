@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::decide::{Action, ChangeReason, Desired, Foreign, Observed, plan_identity};
-use super::status::too_old;
+use super::decide::{Action, ChangeReason, Desired, Observed, plan_identity};
+use super::status::{Foreign, too_old};
 use crate::config;
 use crate::credential::{Credential, Username};
 use crate::pebble::{

@@ -1,10 +1,9 @@
 //! What to do next: desired state against observed state (pure). Each case is one row of a table test.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
-use super::status::IdentityStatus;
+use super::status::{Foreign, IdentityStatus};
 use crate::credential::Username;
 use crate::pebble::{Change, EffectiveCheck, IdentityInfo, Marker, Owner, Plan, Verification};
 
@@ -96,43 +95,6 @@ impl ChangeReason {
             Self::Revoked => "revoked",
             Self::Adopted => "adopted",
             Self::Tidied => "tidied",
-        }
-    }
-}
-
-/// Why an identity of the secret's username is left alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Foreign {
-    /// It has another access than metrics, or another type than basic.
-    OtherAccess,
-    /// It has no owner marker.
-    Unmarked,
-    /// The secret of another proxy under the same Pebble, on this port, keeps it.
-    OtherProxy(u16),
-}
-
-impl Foreign {
-    /// The word in metrics and notices.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::OtherAccess => "other-access",
-            Self::Unmarked => "unmarked",
-            Self::OtherProxy(_) => "other-proxy",
-        }
-    }
-}
-
-impl fmt::Display for Foreign {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OtherAccess => f.write_str("other access; pick another name"),
-            Self::Unmarked => {
-                f.write_str("name taken; use --adopt-identity (or set METRICS_PROXY_ADOPT_IDENTITY=true)")
-            }
-            Self::OtherProxy(port) => write!(
-                f,
-                "used by proxy :{port}; pick another (each proxy under one Pebble needs a username of its own)"
-            ),
         }
     }
 }

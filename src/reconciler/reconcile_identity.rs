@@ -3,11 +3,10 @@
 use tokio::time::Instant;
 
 use super::decide::{
-    Action, ChangeReason, Desired, Foreign, Observed, Outcome, Repetition, attempt, conclude, desired,
-    plan_identity,
+    Action, ChangeReason, Desired, Observed, Outcome, Repetition, attempt, conclude, desired, plan_identity,
 };
 use super::reconcile::{Privilege, Reconciler, SocketVerification};
-use super::status::IdentityStatus;
+use super::status::{Foreign, IdentityStatus};
 use crate::credential::Credential;
 use crate::pebble::{Change, Notice, Owner, PebbleError, SystemInfo, Verification, responds_on_loopback};
 use crate::secret::{Fingerprint, StableSecret};

@@ -4,9 +4,9 @@
 //! so that they cannot disagree, and no decision reads a text that was made for people.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 
-use super::decide::Foreign;
 use crate::config::PebbleMode;
 use crate::health::State;
 use crate::pebble::Notice;
@@ -99,6 +99,43 @@ impl IdentityStatus {
     /// Whether the credential works in Pebble, so that scrapes with it succeed.
     pub fn is_in_force(&self) -> bool {
         matches!(self, Self::Verified | Self::SetByAnother)
+    }
+}
+
+/// Why an identity of the secret's username is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// It has another access than metrics, or another type than basic.
+    OtherAccess,
+    /// It has no owner marker.
+    Unmarked,
+    /// The secret of another proxy under the same Pebble, on this port, keeps it.
+    OtherProxy(u16),
+}
+
+impl Foreign {
+    /// The word in metrics and notices.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::OtherAccess => "other-access",
+            Self::Unmarked => "unmarked",
+            Self::OtherProxy(_) => "other-proxy",
+        }
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherAccess => f.write_str("other access; pick another name"),
+            Self::Unmarked => {
+                f.write_str("name taken; use --adopt-identity (or set METRICS_PROXY_ADOPT_IDENTITY=true)")
+            }
+            Self::OtherProxy(port) => write!(
+                f,
+                "used by proxy :{port}; pick another (each proxy under one Pebble needs a username of its own)"
+            ),
+        }
     }
 }
 
@@ -308,8 +345,8 @@ impl PrivilegeStatus {
     }
 }
 
-impl std::fmt::Display for PrivilegeStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for PrivilegeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self::Denied { own_uid, pebble_uid } = self else {
             return f.write_str("may write in Pebble");
         };
