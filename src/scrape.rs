@@ -4,6 +4,7 @@
 //! overlap share only connections, buffers and limits.
 
 mod body;
+mod cgroup;
 mod client;
 mod connect;
 mod connection;
@@ -15,6 +16,7 @@ mod progress;
 mod redirect;
 mod sockets;
 mod stream;
+mod work;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,15 +24,16 @@ use std::time::{Duration, Instant};
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST, LOCATION, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 pub use client::ClientError;
 pub use deadline::{Deadline, TimeLimit, WriteTimes};
 pub use error::{Asked, ScrapeError};
-pub use memory_budget::MemoryBudget;
+pub use memory_budget::{Charge, MemoryBudget, OverBudget};
 pub use progress::Step;
+pub use work::{Cancel, CancelOnDrop};
 
 use crate::config;
 use crate::targets::Target;
@@ -49,11 +52,19 @@ pub static TIMEOUT_HEADER: HeaderName = HeaderName::from_static("x-prometheus-sc
 /// slot, so that slow targets, however many there are, do not delay the others.
 const SLOT_TIME: Duration = Duration::from_millis(250);
 
-/// Larger bodies are decompressed and parsed on the blocking pool. Parsing takes about 50 ns per sample, so this keeps
+/// The share of the memory budget that reusable memory may occupy between two scrapes: an eighth. Another eighth is for
+/// what the account does not see: read buffers of connections, and what the allocator keeps.
+const POOLED_SHARE: u64 = 8;
+
+/// The memory of the index for each line of a body, as an estimate before the body is parsed.
+const INDEX_BYTES_PER_LINE: u64 = 32;
+
+/// Bodies that are larger after decompression are parsed on the blocking pool. Parsing takes about 50 ns per sample, so this keeps
 /// the work of an I/O task between two awaits below a millisecond.
 const INLINE_PARSE_BYTES: usize = 128 << 10;
 
-/// The same limit for compressed bodies, which usually become ten times as large.
+/// Larger compressed bodies are decompressed on the blocking pool. Smaller ones are tried on the I/O task, which stops
+/// at [`INLINE_PARSE_BYTES`]: a target can reach a thousandfold.
 const INLINE_GUNZIP_BYTES: usize = 12 << 10;
 
 /// The result of scraping one target for one request.
@@ -65,6 +76,16 @@ pub struct ScrapeOutcome {
     pub result: Result<Exposition, ScrapeError>,
     /// The time from the request to the end of the parse, or to the failure.
     pub duration: Duration,
+    /// What it occupies in the memory account. To be kept until the response is written.
+    pub charge: Option<Arc<Charge>>,
+}
+
+/// What belongs to one scrape beside its target.
+struct Scrape {
+    deadline: Deadline,
+    accept: HeaderValue,
+    progress: Progress,
+    charge: Arc<Charge>,
 }
 
 /// Scrapes targets. There is one per process.
@@ -74,8 +95,10 @@ pub struct Scraper {
     settings: config::Scrape,
     limits: Limits,
     slots: Arc<Semaphore>,
-    /// Memory for bodies, parser and responses, reused between scrapes. The server returns a response's buffers when the
-    /// response is written.
+    /// One permit for each CPU, for bodies that are decompressed or parsed outside of the I/O tasks.
+    cpus: Arc<Semaphore>,
+    memory: MemoryBudget,
+    /// Memory that is reused between scrapes. The server returns the bodies of a response when it is written.
     pub pool: Pool,
 }
 
@@ -85,6 +108,11 @@ impl Scraper {
     /// # Errors
     /// If the certificate authorities cannot be read.
     pub fn try_new(settings: &config::Scrape) -> Result<Self, TlsError> {
+        let budget_bytes = settings
+            .memory_budget
+            .unwrap_or_else(cgroup::default_budget_bytes);
+        // Memory that is kept for the next scrape is part of the budget.
+        let pooled_bytes = budget_bytes / POOLED_SHARE;
         Ok(Self {
             client: TargetClient::try_new(settings)?,
             limits: Limits {
@@ -96,8 +124,11 @@ impl Scraper {
                 max_families: 0,
             },
             slots: Arc::new(Semaphore::new(settings.max_concurrent)),
-            // More bodies are never in memory at a time, so that more buffers are never needed.
-            pool: Pool::new(usize::try_from(settings.max_held_bytes).unwrap_or(usize::MAX)),
+            cpus: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(2, usize::from),
+            )),
+            pool: Pool::new(usize::try_from(pooled_bytes).unwrap_or(usize::MAX)),
+            memory: MemoryBudget::new(budget_bytes - 2 * pooled_bytes),
             settings: settings.clone(),
         })
     }
@@ -112,60 +143,80 @@ impl Scraper {
         let started = Instant::now();
         let after = deadline.at.saturating_duration_since(started);
         self.client.prune();
-        let memory_budget = Arc::new(MemoryBudget::new(self.settings.max_held_bytes));
+        let refused = Arc::new(Notify::new());
         let accept = HeaderValue::from_str(&answer.target_accept())
             .expect("the generated Accept header has only visible ASCII characters");
         let mut tasks = JoinSet::new();
         for (index, target) in targets.iter().enumerate() {
-            let (scraper, target, memory_budget, accept) = (
-                Arc::clone(self),
-                Arc::clone(target),
-                Arc::clone(&memory_budget),
-                accept.clone(),
-            );
+            let (scraper, target) = (Arc::clone(self), Arc::clone(target));
+            let scrape = Scrape {
+                deadline,
+                accept: accept.clone(),
+                progress: Progress::default(),
+                charge: Arc::new(self.memory.open(&refused)),
+            };
             tasks.spawn(async move {
-                let progress = Progress::default();
-                let scrape = scraper.scrape(&target, index, &memory_budget, accept, deadline, &progress);
-                let result = timeout_at(deadline.at.into(), scrape).await.unwrap_or_else(|_| {
-                    Err(ScrapeError::Deadline {
-                        after,
-                        limit: deadline.limit,
-                        step: progress.step(),
-                        asked: Asked::from(&*target),
-                    })
-                });
-                (index, result, started.elapsed())
+                let limited = timeout_at(deadline.at.into(), scraper.scrape(&target, &scrape));
+                let result = tokio::select! {
+                    biased;
+                    over = scrape.charge.refused() => Err(over.into()),
+                    result = limited => result.unwrap_or_else(|_| {
+                        Err(ScrapeError::Deadline {
+                            after,
+                            limit: deadline.limit,
+                            step: scrape.progress.step(),
+                            asked: Asked::from(&*target),
+                        })
+                    }),
+                };
+                // A failed scrape gives its part of the account back at once.
+                let charge = result.is_ok().then_some(scrape.charge);
+                let duration = started.elapsed();
+                (
+                    index,
+                    ScrapeOutcome {
+                        target,
+                        result,
+                        duration,
+                        charge,
+                    },
+                )
             });
         }
         let mut outcomes: Vec<Option<ScrapeOutcome>> = targets.iter().map(|_| None).collect();
-        while let Some(joined) = tasks.join_next().await {
-            match joined {
-                Ok((index, result, duration)) => {
-                    outcomes[index] = Some(ScrapeOutcome {
-                        target: Arc::clone(&targets[index]),
-                        result,
-                        duration,
-                    });
-                }
-                Err(error) => tracing::error!(%error, "Cannot finish a scrape"),
-            }
-            // The largest bodies are freed as soon as the sum exceeds the limit and not at the end, so that memory stays
-            // bounded.
-            for index in memory_budget.drain_refused() {
-                if let Some(outcome) = &mut outcomes[index] {
-                    let error = ScrapeError::MemoryBudget {
-                        limit_bytes: self.settings.max_held_bytes,
-                    };
-                    if let Ok(exposition) = std::mem::replace(&mut outcome.result, Err(error)) {
-                        self.pool.release(exposition.into_body());
+        loop {
+            tokio::select! {
+                biased;
+                // A scrape that is refused after its end is freed here, while others are still in progress.
+                () = refused.notified() => {
+                    for outcome in outcomes.iter_mut().flatten() {
+                        if outcome.charge.as_ref().is_some_and(|charge| charge.is_refused()) {
+                            self.refuse(outcome);
+                        }
                     }
                 }
+                joined = tasks.join_next() => match joined {
+                    Some(Ok((index, outcome))) => outcomes[index] = Some(outcome),
+                    Some(Err(error)) => tracing::error!(%error, "Cannot finish a scrape"),
+                    None => break,
+                },
+            }
+        }
+        // From here on these bodies are part of a response, and the scrapes of other requests must fit beside them.
+        for outcome in outcomes.iter_mut().flatten() {
+            if outcome
+                .charge
+                .as_ref()
+                .is_some_and(|charge| charge.commit().is_err())
+            {
+                self.refuse(outcome);
             }
         }
         let lost = |target: &Arc<Target>| ScrapeOutcome {
             target: Arc::clone(target),
             result: Err(ScrapeError::Lost),
             duration: started.elapsed(),
+            charge: None,
         };
         outcomes
             .into_iter()
@@ -174,32 +225,28 @@ impl Scraper {
             .collect()
     }
 
-    async fn scrape(
-        &self,
-        target: &Target,
-        index: usize,
-        memory_budget: &MemoryBudget,
-        accept: HeaderValue,
-        deadline: Deadline,
-        progress: &Progress,
-    ) -> Result<Exposition, ScrapeError> {
-        let mut response = self.request(target, accept, deadline, progress).await?;
+    /// Frees the body of a scrape that is too expensive.
+    fn refuse(&self, outcome: &mut ScrapeOutcome) {
+        let limit_bytes = self.memory.limit_bytes();
+        let error = ScrapeError::MemoryBudget { limit_bytes };
+        if let Ok(exposition) = std::mem::replace(&mut outcome.result, Err(error)) {
+            self.pool.release(exposition.into_body());
+        }
+        outcome.charge = None;
+    }
+
+    async fn scrape(&self, target: &Target, scrape: &Scrape) -> Result<Exposition, ScrapeError> {
+        let mut response = self.request(target, scrape).await?;
         let status = response.head.status;
         if status != StatusCode::OK {
             let body = content::excerpt(&body::read_start(&mut response).await);
             return Err(ScrapeError::Status { status, body });
         }
-        self.read(response, index, memory_budget, progress).await
+        self.read(response, scrape).await
     }
 
     /// Sends the request, and follows redirects within the target's address.
-    async fn request(
-        &self,
-        target: &Target,
-        accept: HeaderValue,
-        deadline: Deadline,
-        progress: &Progress,
-    ) -> Result<TargetResponse<'_>, ScrapeError> {
+    async fn request(&self, target: &Target, scrape: &Scrape) -> Result<TargetResponse<'_>, ScrapeError> {
         let mut destination = Destination {
             scheme: target.scheme,
             address: target.address,
@@ -209,11 +256,11 @@ impl Scraper {
             .map_err(|error| failed(ClientError::Invalid(error.into())))?;
         let mut n_redirects = 0;
         loop {
-            let request = request(destination, &path, accept.clone(), deadline)
+            let request = request(destination, &path, scrape.accept.clone(), scrape.deadline)
                 .map_err(|error| failed(ClientError::Invalid(error)))?;
             let response = self
                 .client
-                .get(destination, request, progress)
+                .get(destination, request, &scrape.progress)
                 .await
                 .map_err(failed)?;
             let status = response.head.status;
@@ -264,11 +311,8 @@ impl Scraper {
     async fn read(
         &self,
         mut response: TargetResponse<'_>,
-        index: usize,
-        memory_budget: &MemoryBudget,
-        progress: &Progress,
+        scrape: &Scrape,
     ) -> Result<Exposition, ScrapeError> {
-        let limit_bytes = self.settings.max_body_bytes;
         let headers = &response.head.headers;
         // Prometheus decodes exactly this value. With any other value, it parses the body as it is.
         let gzip = headers
@@ -277,55 +321,116 @@ impl Scraper {
         let content_type = headers
             .get(http::header::CONTENT_TYPE)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        let mut slot = Some(self.slots.acquire().await.expect("the semaphore is never closed"));
-        progress.set(Step::Body);
+        let slot = self.slots.acquire().await.expect("the semaphore is never closed");
+        scrape.progress.set(Step::Body);
         let raw = {
-            let mut reading =
-                std::pin::pin!(body::read(&mut response, limit_bytes, &self.pool, memory_budget));
+            let limit_bytes = self.settings.max_body_bytes;
+            let reading = body::read(&mut response, limit_bytes, &self.pool, &scrape.charge);
+            let mut reading = std::pin::pin!(reading);
             tokio::select! {
                 raw = &mut reading => raw?,
                 () = tokio::time::sleep(SLOT_TIME) => {
-                    slot = None;
+                    drop(slot);
                     reading.await?
                 }
             }
         };
         response.release();
-        progress.set(Step::Parse);
-        let decode_and_parse = {
-            let (limits, pool) = (self.limits, self.pool.clone());
-            let inline = raw.len()
-                < if gzip {
-                    INLINE_GUNZIP_BYTES
-                } else {
-                    INLINE_PARSE_BYTES
-                };
-            let work = move || -> Result<Exposition, ScrapeError> {
-                let raw = if gzip {
-                    body::gunzip(raw, limit_bytes, &pool)?
-                } else {
-                    raw
-                };
-                parse(raw, content_type.as_deref(), &limits, &pool)
-            };
-            if inline {
-                work()
-            } else {
-                tokio::task::spawn_blocking(work)
-                    .await
-                    .unwrap_or(Err(ScrapeError::Lost))
-            }
+        scrape.progress.set(Step::Parse);
+        // If this future is dropped, work on a thread stops at its next step. It keeps its charge until then.
+        let guard = CancelOnDrop::default();
+        let job = Job {
+            limit_bytes: self.settings.max_body_bytes,
+            limits: self.limits,
+            content_type,
+            pool: self.pool.clone(),
+            charge: Arc::clone(&scrape.charge),
+            cancel: guard.flag(),
+            on_thread: false,
         };
-        drop(slot);
-        let exposition = decode_and_parse?;
-        if memory_budget.add(index, exposition.n_budget_bytes() as u64) {
-            Ok(exposition)
-        } else {
-            self.pool.release(exposition.into_body());
-            Err(ScrapeError::MemoryBudget {
-                limit_bytes: self.settings.max_held_bytes,
-            })
+        self.decode(raw, gzip, job).await
+    }
+
+    /// Decompresses and parses a body: a small one here, a large one on a thread with a permit for a CPU.
+    async fn decode(&self, raw: Vec<u8>, gzip: bool, mut job: Job) -> Result<Exposition, ScrapeError> {
+        if !gzip && raw.len() < INLINE_PARSE_BYTES {
+            return job.parse(raw);
         }
+        if gzip && raw.len() < INLINE_GUNZIP_BYTES {
+            let inline_bytes = job.limit_bytes.min(INLINE_PARSE_BYTES as u64);
+            match job.gunzip(&raw, inline_bytes) {
+                Err(ScrapeError::TooLarge { limit_bytes }) if limit_bytes < job.limit_bytes => {}
+                decompressed => {
+                    let body = decompressed?;
+                    job.release(raw);
+                    return job.parse(body);
+                }
+            }
+        }
+        let permit = Arc::clone(&self.cpus)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        job.on_thread = true;
+        let work = move || {
+            let _permit = permit;
+            if !gzip {
+                return job.parse(raw);
+            }
+            let body = job.gunzip(&raw, job.limit_bytes)?;
+            job.release(raw);
+            job.parse(body)
+        };
+        tokio::task::spawn_blocking(work)
+            .await
+            .unwrap_or(Err(ScrapeError::Lost))
+    }
+}
+
+/// What is needed to decompress and parse one body.
+struct Job {
+    limit_bytes: u64,
+    limits: Limits,
+    content_type: Option<String>,
+    pool: Pool,
+    charge: Arc<Charge>,
+    cancel: Cancel,
+    /// Whether it runs on a thread that may wait, and not on an I/O task.
+    on_thread: bool,
+}
+
+impl Job {
+    fn gunzip(&self, compressed: &[u8], limit_bytes: u64) -> Result<Vec<u8>, ScrapeError> {
+        let grow = |bytes| self.grow(bytes);
+        body::gunzip(compressed, limit_bytes, &self.pool, &grow, &self.cancel)
+            .inspect_err(|(made, _)| self.charge.shrink(*made))
+            .map_err(|(_, error)| error)
+    }
+
+    fn grow(&self, bytes: u64) -> Result<(), OverBudget> {
+        if self.on_thread {
+            self.charge.grow_blocking(bytes)
+        } else {
+            self.charge.grow(bytes)
+        }
+    }
+
+    /// Gives the compressed bytes back.
+    fn release(&self, compressed: Vec<u8>) {
+        self.charge.shrink(compressed.len() as u64);
+        self.pool.release(compressed);
+    }
+
+    fn parse(&self, body: Vec<u8>) -> Result<Exposition, ScrapeError> {
+        if self.cancel.is_cancelled() {
+            // Nobody reads this error.
+            return Err(ScrapeError::Lost);
+        }
+        let n_lines = memchr::memchr_iter(b'\n', &body).count() as u64;
+        self.grow(n_lines * INDEX_BYTES_PER_LINE)?;
+        let exposition = parse(body, self.content_type.as_deref(), &self.limits, &self.pool)?;
+        self.charge.set(exposition.n_budget_bytes() as u64)?;
+        Ok(exposition)
     }
 }
 

@@ -27,6 +27,16 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Less than this is not enough for a single response.
+const MIN_MEMORY_BUDGET: u64 = 16 << 20;
+
+pub(super) fn memory_budget(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        bytes if bytes < MIN_MEMORY_BUDGET => Err("must be at least 16MiB".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
 pub(super) fn count(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| "not a whole number; 0 is no limit".to_owned())

@@ -88,8 +88,8 @@ settings! {
             "Bodies that are read at the same time, over all requests.";
         required max_body_bytes: u64 = bytes, Limits "max-body-bytes" [] "SIZE" "64MiB",
             "Largest body of one target, after decompression.";
-        required max_held_bytes: u64 = bytes, Limits "max-held-bytes" [] "SIZE" "2GiB",
-            "Largest sum of the bodies of one response and of what is recorded about them. The largest bodies are rejected first.";
+        optional memory_budget: Option<u64> = memory_budget, Limits "memory-budget" [] "SIZE" "",
+            "Memory for all scrapes and responses at the same time: bodies as received and decompressed, what is known about them, and memory kept for the next scrape. Beyond it the most expensive targets are refused. Without it: 60 % of the container's memory limit, else 2GiB.";
         required max_samples: u64 = count, Limits "max-samples" [] "N" "0",
             "Most samples of one target; 0 means no limit.";
         required max_labels: u64 = count, Limits "max-labels" [] "N" "0",

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use super::client::{TargetResponse, io_text};
 use super::content::MAX_START_BYTES;
-use super::{MemoryBudget, ScrapeError};
 use exposition::Pool;
+
+use super::ScrapeError;
+use super::memory_budget::{Charge, OverBudget};
+use super::work::Cancel;
 use flate2::bufread::MultiGzDecoder;
 
 /// How long to wait for the start of the body of a failed response.
@@ -22,15 +25,14 @@ const MAX_SMALL_PIECES: u64 = 1 << 16;
 /// more; a target that sends a byte at a time would cost a CPU for as long as the scrape lasts.
 const MIN_PIECE_BYTES: u64 = 8;
 
-/// Releases the bytes of a body in progress, also when its scrape is dropped.
-struct InProgress<'a> {
-    budget: &'a MemoryBudget,
-    bytes: u64,
-}
+/// The most bytes that are decompressed before the account and the deadline are looked at again.
+const INFLATE_STEP_BYTES: u64 = 64 << 10;
 
-impl Drop for InProgress<'_> {
-    fn drop(&mut self) {
-        self.budget.shrink(self.bytes);
+impl From<OverBudget> for ScrapeError {
+    fn from(over: OverBudget) -> Self {
+        Self::MemoryBudget {
+            limit_bytes: over.limit_bytes,
+        }
     }
 }
 
@@ -42,14 +44,13 @@ pub(super) async fn read(
     response: &mut TargetResponse<'_>,
     limit_bytes: u64,
     pool: &Pool,
-    budget: &MemoryBudget,
+    charge: &Charge,
 ) -> Result<Vec<u8>, ScrapeError> {
     let announced = response.content_length();
     if announced.is_some_and(|bytes| bytes > limit_bytes) {
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
     let mut buffer = pool.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
-    let mut in_progress = InProgress { budget, bytes: 0 };
     let mut pieces = 0;
     while let Some(data) = response.chunk().await {
         let read_bytes = buffer.len() as u64;
@@ -62,12 +63,7 @@ pub(super) async fn read(
         if all > limit_bytes {
             return Err(ScrapeError::TooLarge { limit_bytes });
         }
-        in_progress.bytes += added;
-        if !budget.grow(all, added) {
-            return Err(ScrapeError::MemoryBudget {
-                limit_bytes: budget.limit_bytes(),
-            });
-        }
+        charge.grow(added)?;
         if buffer.capacity() - buffer.len() < data.len() {
             let mut larger = pool.acquire((buffer.len() + data.len()).max(buffer.capacity() * 2));
             larger.extend_from_slice(&buffer);
@@ -106,25 +102,60 @@ pub(super) async fn read_start(response: &mut TargetResponse<'_>) -> Vec<u8> {
 
 /// Decompresses a gzip body with all of its members, and refuses it as soon as it is too large.
 ///
-/// A truncated stream, bytes after the last member, and an empty body are errors, as they are in Prometheus.
-pub(super) fn gunzip(compressed: Vec<u8>, limit_bytes: u64, pool: &Pool) -> Result<Vec<u8>, ScrapeError> {
+/// A truncated stream, bytes after the last member, and an empty body are errors, as they are in Prometheus. The bytes
+/// are charged while they are made, since a target can announce any length and reach a thousandfold.
+///
+/// `grow` charges them. A failure comes with the number of bytes that were charged.
+pub(super) fn gunzip(
+    compressed: &[u8],
+    limit_bytes: u64,
+    pool: &Pool,
+    grow: &dyn Fn(u64) -> Result<(), OverBudget>,
+    cancel: &Cancel,
+) -> Result<Vec<u8>, (u64, ScrapeError)> {
     // Expositions are compressed to about a tenth. The length in the gzip trailer is not used: a target can write any
     // number there.
     let guess = compressed
         .len()
         .saturating_mul(10)
         .min(usize::try_from(limit_bytes).unwrap_or(usize::MAX));
-    let mut plain = pool.acquire(guess);
-    let mut decoder = MultiGzDecoder::new(compressed.as_slice()).take(limit_bytes.saturating_add(1));
-    let result = decoder.read_to_end(&mut plain);
-    drop(decoder);
-    pool.release(compressed);
-    result.map_err(ScrapeError::Gzip)?;
-    if plain.len() as u64 > limit_bytes {
-        pool.release(plain);
-        return Err(ScrapeError::TooLarge { limit_bytes });
+    let mut body = pool.acquire(guess);
+    match gunzip_into(&mut body, compressed, limit_bytes, grow, cancel) {
+        Ok(()) => Ok(body),
+        Err(error) => {
+            let charged = body.len() as u64;
+            pool.release(body);
+            Err((charged, error))
+        }
     }
-    Ok(plain)
+}
+
+fn gunzip_into(
+    body: &mut Vec<u8>,
+    compressed: &[u8],
+    limit_bytes: u64,
+    grow: &dyn Fn(u64) -> Result<(), OverBudget>,
+    cancel: &Cancel,
+) -> Result<(), ScrapeError> {
+    let mut decoder = MultiGzDecoder::new(compressed);
+    loop {
+        if cancel.is_cancelled() {
+            // Nobody reads this error.
+            return Err(ScrapeError::Lost);
+        }
+        let before = body.len();
+        let step = INFLATE_STEP_BYTES.min(limit_bytes.saturating_add(1) - before as u64);
+        let read = (&mut decoder).take(step).read_to_end(body);
+        let made = (body.len() - before) as u64;
+        grow(made)?;
+        read.map_err(ScrapeError::Gzip)?;
+        if body.len() as u64 > limit_bytes {
+            return Err(ScrapeError::TooLarge { limit_bytes });
+        }
+        if made == 0 {
+            return Ok(());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +165,8 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
+    use super::super::MemoryBudget;
+    use super::super::work::CancelOnDrop;
     use super::*;
 
     fn gzip(text: &[u8]) -> Vec<u8> {
@@ -143,7 +176,9 @@ mod tests {
     }
 
     fn decompress(compressed: Vec<u8>, limit: u64) -> Result<Vec<u8>, ScrapeError> {
-        gunzip(compressed, limit, &Pool::default())
+        let charge = MemoryBudget::new(1 << 30).open(&std::sync::Arc::default());
+        let grow = |bytes| charge.grow(bytes);
+        gunzip(&compressed, limit, &Pool::default(), &grow, &Cancel::default()).map_err(|(_, error)| error)
     }
 
     #[test]
@@ -161,6 +196,27 @@ mod tests {
             Err(ScrapeError::TooLarge { limit_bytes: 1000 })
         ));
         assert_eq!(decompress(body, 1 << 20).unwrap().len(), 1 << 20);
+    }
+
+    #[test]
+    fn decompressed_bytes_are_charged_and_given_back() {
+        let body = gzip(&vec![b'a'; 1 << 20]);
+        let budget = MemoryBudget::new(200_000);
+        let charge = budget.open(&std::sync::Arc::default());
+        let (pool, cancel) = (Pool::default(), Cancel::default());
+        let grow = |bytes| charge.grow(bytes);
+        let (charged, error) = gunzip(&body, 1 << 20, &pool, &grow, &cancel).unwrap_err();
+        assert!(matches!(
+            error,
+            ScrapeError::MemoryBudget { limit_bytes: 200_000 }
+        ));
+        assert_eq!(budget.used_bytes(), charged);
+        assert!(charged < 300_000, "{charged}");
+        let guard = CancelOnDrop::default();
+        let cancel = guard.flag();
+        drop(guard);
+        let (_, error) = gunzip(&body, 1 << 20, &pool, &|_| Ok(()), &cancel).unwrap_err();
+        assert!(matches!(error, ScrapeError::Lost));
     }
 
     #[test]

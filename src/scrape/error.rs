@@ -148,7 +148,7 @@ impl ScrapeError {
             Self::Body { .. } | Self::Fragmented { .. } => "body",
             Self::Gzip(_) => "gzip",
             Self::TooLarge { .. } => "body_bytes",
-            Self::MemoryBudget { .. } => "held_bytes",
+            Self::MemoryBudget { .. } => "memory_budget",
             Self::NotMetrics(NotMetrics::Protobuf) => "protobuf",
             Self::NotMetrics(_) => "parse",
             Self::Refused(refusal) => refusal.kind.as_str(),
@@ -194,7 +194,9 @@ impl ScrapeError {
             Self::Gzip(error) => format!("the body is not valid gzip: {error}"),
             Self::TooLarge { limit_bytes } => format!("the body exceeds {limit_bytes} bytes"),
             Self::MemoryBudget { limit_bytes } => {
-                format!("all bodies together exceed {limit_bytes} bytes and this is among the largest")
+                format!(
+                    "all scrapes together need more memory than the budget of {limit_bytes} bytes, and this one is among the largest"
+                )
             }
             Self::NotMetrics(found) => found.to_string(),
             Self::Refused(refusal) => refusal.to_string(),
@@ -217,7 +219,9 @@ impl ScrapeError {
             Self::Fragmented { .. } => "let the exporter write larger pieces",
             Self::Gzip(_) => "look at what compresses the response",
             Self::TooLarge { .. } => "raise --max-body-bytes or reduce what the target exposes",
-            Self::MemoryBudget { .. } => "raise --max-held-bytes or use shards",
+            Self::MemoryBudget { .. } => {
+                "raise --memory-budget, use shards, or reduce what the target exposes"
+            }
             Self::NotMetrics(found) => found.remedy(),
             Self::Refused(_) | Self::Moved => "",
             Self::Lost => "please report this",
@@ -324,6 +328,7 @@ fn deadline_cause(after: Duration, limit: TimeLimit, step: Step, asked: Asked) -
 fn deadline_remedy(limit: TimeLimit, step: Step) -> Cow<'static, str> {
     match (step, limit) {
         (Step::Queue, _) => "raise --max-connections-per-target-ip, or find out which targets there hang",
+        (Step::TlsHandshake, _) => "if the target speaks plain HTTP, set prometheus.io/scheme to http",
         (Step::Connect, _) => "check NetworkPolicies and the network between the two pods",
         (Step::Parse, _) => "reduce what the target exposes, or give this process more CPU",
         (_, TimeLimit::Setting) => {

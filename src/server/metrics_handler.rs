@@ -17,7 +17,7 @@ use super::status::RequestSummary;
 use super::{AppState, self_metrics};
 use crate::discovery::{Snapshot, SyncState};
 use crate::error::chain;
-use crate::scrape::{Deadline, ScrapeError, ScrapeOutcome, TIMEOUT_HEADER};
+use crate::scrape::{Charge, Deadline, ScrapeError, ScrapeOutcome, TIMEOUT_HEADER};
 use crate::telemetry::Reason;
 use exposition::{Input, OutputFormat};
 
@@ -87,10 +87,10 @@ pub(super) async fn handle(
             return busy();
         }
     }
-    let inputs = if request.is_from_proxy {
+    let (inputs, charges) = if request.is_from_proxy {
         let mut inputs = vec![self_metrics::of_proxy(&state, &[])];
         inputs.extend(self_metrics::of_pebble(&state, request.deadline.at).await);
-        inputs
+        (inputs, Vec::new())
     } else {
         // An API server that does not respond must not cost the scrape: the last set is better than none.
         let refresh_limit = request.deadline.remaining() / 4;
@@ -109,7 +109,7 @@ pub(super) async fn handle(
     };
     let took = started.elapsed().as_secs_f64();
     state.telemetry.scrape.fan_out_seconds.observe(took);
-    let stream = ResponseStream::start(in_flight, inputs, request.format.clone());
+    let stream = ResponseStream::start(in_flight, inputs, charges, request.format.clone());
     respond(&request.format, stream.into_body())
 }
 
@@ -124,7 +124,11 @@ fn busy() -> Response<Body> {
 }
 
 /// Scrapes every target and collects the inputs of the merge.
-async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot) -> Vec<Input> {
+async fn scrape(
+    state: &AppState,
+    request: &MetricsRequest,
+    snapshot: &Snapshot,
+) -> (Vec<Input>, Vec<Arc<Charge>>) {
     let began = SystemTime::now();
     let scrapes = state
         .scraper
@@ -150,9 +154,13 @@ async fn scrape(state: &AppState, request: &MetricsRequest, snapshot: &Snapshot)
     state.scrape_status.record(began, &outcomes);
     state.scrape_status.record_request(request.summary.clone());
     let mut inputs = vec![self_metrics::of_proxy(state, &outcomes)];
+    let charges = outcomes
+        .iter_mut()
+        .filter_map(|outcome| outcome.charge.take())
+        .collect();
     inputs.extend(outcomes.into_iter().map(input));
     inputs.extend(pebble);
-    inputs
+    (inputs, charges)
 }
 
 fn input(outcome: ScrapeOutcome) -> Input {

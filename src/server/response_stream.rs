@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::AppState;
 use super::report::ConflictReport;
 use super::response::Body;
+use crate::scrape::{Cancel, CancelOnDrop, Charge};
 use crate::telemetry::Reason;
 use exposition::{DeflatedBlock, GzipStream, Input, OutputFormat, deflate_block};
 
@@ -96,11 +97,18 @@ pub(super) struct ResponseStream {
     encoding: Encoding,
     in_flight: InFlight,
     started: Instant,
+    /// Ends the merge when the reader has gone or the deadline of the response has passed.
+    _cancel: CancelOnDrop,
 }
 
 impl ResponseStream {
-    /// Starts the merge of `inputs`.
-    pub(super) fn start(in_flight: InFlight, inputs: Vec<Input>, format: OutputFormat) -> Self {
+    /// Starts the merge of `inputs`, which occupy `charges` in the memory account.
+    pub(super) fn start(
+        in_flight: InFlight,
+        inputs: Vec<Input>,
+        charges: Vec<Arc<Charge>>,
+        format: OutputFormat,
+    ) -> Self {
         let (sender, pieces) = mpsc::channel(MAX_WAITING_CHUNKS);
         let encoding = if format.gzip() {
             Encoding::Gzip(Compressor::new())
@@ -108,15 +116,19 @@ impl ResponseStream {
             Encoding::Identity
         };
         let state = Arc::clone(&in_flight.state);
-        in_flight
-            .state
-            .merges
-            .run(move || merge(&state, inputs, &format, &sender));
+        let guard = CancelOnDrop::default();
+        let cancel = guard.flag();
+        in_flight.state.merges.run(move || {
+            merge(&state, inputs, &format, &sender, &cancel);
+            // The bodies are freed only now, also if the reader went away before.
+            drop(charges);
+        });
         Self {
             pieces,
             encoding,
             in_flight,
             started: Instant::now(),
+            _cancel: guard,
         }
     }
 
@@ -221,12 +233,21 @@ impl Compressor {
 }
 
 /// Merges the inputs and sends what the merge writes, until the reader is gone.
-fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &mpsc::Sender<Piece>) {
+fn merge(
+    state: &AppState,
+    inputs: Vec<Input>,
+    format: &OutputFormat,
+    sender: &mpsc::Sender<Piece>,
+    cancel: &Cancel,
+) {
     let started = Instant::now();
     // Time spent on waiting for the reader. A slow reader must not shorten the time that other responses give their
     // targets, so only the rest counts as the time of a merge.
     let mut waited = Duration::ZERO;
-    let merged = state.scraper.pool.merge(inputs, format);
+    let pool = &state.scraper.pool;
+    let Ok(merged) = pool.merge_unless(&|| cancel.is_cancelled(), inputs, format) else {
+        return;
+    };
     record(state, &merged);
     let mut is_gone = false;
     merged.write(CHUNK_BYTES, &mut |chunk| {
@@ -246,9 +267,9 @@ fn merge(state: &AppState, inputs: Vec<Input>, format: &OutputFormat, sender: &m
         .map(|conflict| conflict_report(conflict, &inputs));
     state.scrape_status.record_conflicts(conflicts.collect());
     for exposition in inputs.into_iter().filter_map(|input| input.exposition) {
-        state.scraper.pool.release(exposition.into_body());
+        pool.release(exposition.into_body());
     }
-    state.scraper.pool.end_of_response();
+    pool.end_of_response();
 }
 
 /// Counts duplicates and conflicts of a merge.

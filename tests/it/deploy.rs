@@ -452,24 +452,17 @@ fn collect_ports(value: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// The memory budget is 60 % of the container's limit unless it is set.
 #[test]
-fn the_memory_limit_leaves_room_above_the_bodies_held() {
-    let mib = |text: &str| {
-        let number = text
-            .trim_end_matches("iB")
-            .trim_end_matches("Mi")
-            .trim_end_matches('M');
-        number.parse::<u64>().unwrap_or_else(|e| panic!("{text}: {e}"))
-    };
+fn the_memory_limit_decides_the_memory_budget() {
     for (file, container) in containers() {
-        let held = container["env"]
-            .as_array()
-            .and_then(|env| env.iter().find(|v| v["name"] == "METRICS_PROXY_MAX_HELD_BYTES"))
-            .and_then(|v| v["value"].as_str())
-            .expect("it is set");
-        let limit = container["resources"]["limits"]["memory"]
-            .as_str()
-            .expect("a limit");
-        assert!(mib(limit) >= mib(held) * 3 / 2, "{file}: {held} of {limit}");
+        let limit = container["resources"]["limits"]["memory"].as_str();
+        assert!(
+            limit.is_some_and(|limit| limit.ends_with('i')),
+            "{file}: {limit:?}"
+        );
+        let env = container["env"].as_array().expect("variables");
+        let budget = env.iter().find(|v| v["name"] == "METRICS_PROXY_MEMORY_BUDGET");
+        assert!(budget.is_none(), "{file}: the default follows the limit");
     }
 }

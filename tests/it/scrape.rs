@@ -3,6 +3,7 @@
 
 mod connections;
 mod idle;
+mod memory;
 mod reasons;
 mod tls;
 
@@ -273,24 +274,25 @@ async fn the_body_limit_holds_after_decompression_too() {
 #[tokio::test]
 async fn where_all_bodies_are_too_large_the_largest_goes_at_every_scrape() {
     let body = |bytes: usize| format!("# {}\na 1\n", "x".repeat(bytes));
-    let large = Pod::serving(&body(60_000)).await;
+    let large = Pod::serving(&body(8_000_000)).await;
     let small = [
-        Pod::serving(&body(30_000)).await,
-        Pod::serving(&body(20_000)).await,
+        Pod::serving(&body(5_000_000)).await,
+        Pod::serving(&body(4_000_000)).await,
     ];
     let pods = [
         NewPod::scraped("large", large.address),
         NewPod::scraped("s1", small[0].address),
         NewPod::scraped("s2", small[1].address),
     ];
-    let app = App::with_pods(&pods, &["--max-held-bytes", "100kB"]).await;
+    let app = App::with_pods(&pods, &["--memory-budget", "16MiB"]).await;
     for late in ["s1", "large"] {
-        // Whoever comes last, the same pod loses.
+        // Scrapes get three quarters of the budget. Whoever comes last, the same pod loses.
         large.set(
-            Answer::text(body(60_000)).after(Duration::from_millis(if late == "large" { 200 } else { 0 })),
+            Answer::text(body(8_000_000)).after(Duration::from_millis(if late == "large" { 200 } else { 0 })),
         );
-        small[0]
-            .set(Answer::text(body(30_000)).after(Duration::from_millis(if late == "s1" { 200 } else { 0 })));
+        small[0].set(
+            Answer::text(body(5_000_000)).after(Duration::from_millis(if late == "s1" { 200 } else { 0 })),
+        );
         let text = app.metrics().await;
         assert_eq!(
             text.lines().filter(|line| line.starts_with("a{")).count(),
@@ -299,7 +301,7 @@ async fn where_all_bodies_are_too_large_the_largest_goes_at_every_scrape() {
         );
         assert_eq!(
             error_kind(&app, "large").await.as_deref(),
-            Some("held_bytes"),
+            Some("memory_budget"),
             "{late} last"
         );
     }

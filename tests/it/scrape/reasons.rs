@@ -70,7 +70,7 @@ async fn bodies_that_are_not_metrics_are_named() {
         ),
         (
             "gzip",
-            Answer::text("not gzip").with_header("Content-Encoding", "gzip"),
+            Answer::text("a body that is no gzip at all\n").with_header("Content-Encoding", "gzip"),
             "the body is not valid gzip: invalid gzip header; look at what compresses the response",
         ),
         (
@@ -113,7 +113,7 @@ async fn statuses_are_shown_with_the_start_of_their_body() {
             "500",
             status(500, long),
             "HTTP status 500 Internal Server Error: An error has occurred while serving metrics: 2 error(s) occurred: \
-             * collected m…; look at the pod's own log",
+             * collected me…; look at the pod's own log",
         ),
         (
             "redirect",
@@ -189,9 +189,27 @@ async fn a_wrong_port_is_told_from_the_default_port() {
     );
 }
 
+/// Answers whatever arrives as an HTTP server answers what is no request.
+async fn plain_http_server() -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind((pod::address(), 0))
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                .await;
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn faults_of_tls_are_named_with_dates_and_names() {
-    let http = Pod::serving("a 1\n").await;
+    let http = plain_http_server().await;
     let ip = pod::address();
     let mut expired = params(&ip.to_string());
     expired.not_before = date_time_ymd(2020, 1, 1);
@@ -212,7 +230,7 @@ async fn faults_of_tls_are_named_with_dates_and_names() {
     let https =
         |name: &str, address| NewPod::scraped(name, address).annotation("prometheus.io/scheme", "https");
     let pods = [
-        https("http-pod", http.address),
+        https("http-pod", http),
         https("expired", servers[0].address),
         https("future", servers[1].address),
         https("unknown", servers[2].address),
@@ -227,8 +245,7 @@ async fn faults_of_tls_are_named_with_dates_and_names() {
     assert_eq!(
         error("http-pod").await,
         format!(
-            "{} speaks HTTP (or another protocol) where https is asked; set prometheus.io/scheme to http",
-            http.address
+            "{http} speaks HTTP (or another protocol) where https is asked; set prometheus.io/scheme to http"
         )
     );
     let text = error("expired").await;
