@@ -106,13 +106,19 @@ fn table(report: &Report) -> String {
         (None, Some(age)) => {
             let _ = writeln!(
                 text,
-                "Discovery is {}, confirmed {age:.0} s ago",
-                report.discovery
+                "{}, confirmed {age:.0} s ago",
+                match &report.outage {
+                    Some(outage) => format!("The last known set is in use: {outage}"),
+                    None => format!("Discovery is {}", report.discovery),
+                }
             );
         }
         (None, None) => {
             let _ = writeln!(text, "Discovery is {}", report.discovery);
         }
+    }
+    if let Some(no_match) = &report.no_match {
+        let _ = writeln!(text, "{no_match}");
     }
     let mut rows = vec![["STATE", "NAMESPACE", "POD", "URL", "SAMPLES", "TOOK", "WHY"].map(str::to_owned)];
     for target in &report.targets {
@@ -172,6 +178,8 @@ mod tests {
             discovery: "synced".to_owned(),
             reason: None,
             age_seconds: Some(3.2),
+            outage: None,
+            no_match: None,
             targets: vec![TargetReport {
                 namespace: "ns".to_owned(),
                 pod: "web-0".to_owned(),

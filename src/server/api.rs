@@ -85,6 +85,10 @@ struct Discovery {
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     age_seconds: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outage: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    no_match: Option<String>,
 }
 
 /// Which targets a request asks for (`?state=`).
@@ -188,6 +192,8 @@ impl TargetsResponse {
                 state: report.discovery,
                 reason: report.reason,
                 age_seconds: report.age_seconds,
+                outage: report.outage,
+                no_match: report.no_match,
             },
             conflicts: report.conflicts,
             unsupported: report.unsupported,
@@ -211,6 +217,8 @@ impl TargetsResponse {
             discovery: data.discovery.state,
             reason: data.discovery.reason,
             age_seconds: data.discovery.age_seconds,
+            outage: data.discovery.outage,
+            no_match: data.discovery.no_match,
             targets: data
                 .active_targets
                 .into_iter()
@@ -241,6 +249,8 @@ mod tests {
         Report {
             discovery: "synced".to_owned(),
             age_seconds: Some(1.0),
+            outage: None,
+            no_match: None,
             targets: vec![
                 TargetReport {
                     namespace: "shop".to_owned(),

@@ -191,7 +191,16 @@ fn not_ready(view: &View<'_>) -> Markup {
                 }
             }
         }
-        @if view.report.discovery == "synced" && view.report.targets.is_empty() && view.report.skipped.is_empty() {
+        @if let Some(no_match) = &view.report.no_match {
+            @let (cause, remedy) = cause_and_remedy(no_match);
+            div.bad role="alert" {
+                "No pod is selected: " (cause)
+                @if let Some(remedy) = remedy { br; "→ " (remedy) }
+            }
+        } @else if view.report.discovery == "synced"
+            && view.report.targets.is_empty()
+            && view.report.skipped.is_empty()
+        {
             div.bad role="alert" {
                 "No pod is selected." br; "→ compare: "
                 code { "kubectl get pods -A -l '" (selector(view)) "'" }
@@ -217,12 +226,14 @@ fn context(view: &View<'_>) -> Markup {
     };
     html! {
         p {
-            "Pods that match " code { (selector(view)) }
+            @if report.no_match.is_none() { "Pods that match " code { (selector(view)) } }
             @match (&report.reason, report.age_seconds) {
                 (Some(reason), _) => { " · discovery is " (report.discovery) ": " (reason) }
                 (None, Some(seconds)) => { " · confirmed " (ago(seconds)) }
                 (None, None) => {}
             }
+            @if let Some(outage) = &report.outage { " · this is the last known set: " (outage) }
+
             @match &report.last_request {
                 None => " · not scraped yet",
                 Some(last) => {

@@ -104,6 +104,12 @@ pub struct Report {
     /// Age of the set, in seconds, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_seconds: Option<f64>,
+    /// Why the set is the last known one and cannot be confirmed at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<String>,
+    /// Where no pod matches: what was looked for, and a command to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_match: Option<String>,
     /// What is scraped, by namespace, pod, port.
     pub targets: Vec<TargetReport>,
     /// What is not scraped.

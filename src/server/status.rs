@@ -178,6 +178,8 @@ pub fn report(status: &ScrapeStatus, snapshot: &Snapshot) -> Report {
         discovery: discovery.to_owned(),
         reason,
         age_seconds: snapshot.confirmed_at.map(|at| at.elapsed().as_secs_f64()),
+        outage: snapshot.outage.clone(),
+        no_match: snapshot.no_match.clone(),
         targets: snapshot.targets.targets.iter().map(target).collect(),
         skipped: snapshot.targets.skipped.iter().map(skipped).collect(),
         unsupported: snapshot.targets.unsupported.clone(),

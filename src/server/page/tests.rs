@@ -41,6 +41,8 @@ fn report(n_targets: usize) -> Report {
     Report {
         discovery: "synced".to_owned(),
         age_seconds: Some(4.0),
+        outage: None,
+        no_match: None,
         targets: (0..n_targets).map(|n| target(n, error(n))).collect(),
         skipped: vec![SkippedReport {
             namespace: "ns-0".to_owned(),

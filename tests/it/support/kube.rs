@@ -31,6 +31,8 @@ pub(crate) struct Cluster {
     api_server: Option<Process>,
     etcd: Process,
     etcd_address: SocketAddr,
+    /// Further arguments of kube-apiserver.
+    arguments: Vec<String>,
     // Last, so that it goes when nobody uses it any more.
     dir: TempDir,
 }
@@ -46,6 +48,11 @@ impl Cluster {
 
     /// A cluster of its own, for a test that stops it. Its `/readyz` says ok when this returns.
     pub(crate) async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// As [`Cluster::start`], with further arguments of kube-apiserver; they are made from the cluster's folder.
+    pub(crate) async fn start_with(arguments: impl FnOnce(&Path) -> Vec<String>) -> Self {
         let dir = process::fresh_dir();
         write_keys(dir.path());
         let (etcd, etcd_address) = start_etcd(dir.path()).await;
@@ -54,6 +61,7 @@ impl Cluster {
             api_server: None,
             etcd,
             etcd_address,
+            arguments: arguments(dir.path()),
             dir,
         };
         while !cluster.run_api_server().await {
@@ -84,11 +92,11 @@ impl Cluster {
                 "--authorization-mode=RBAC",
                 "--service-cluster-ip-range=10.0.0.0/24",
             ])
-            .arg("--disable-admission-plugins=ServiceAccount");
+            .arg("--disable-admission-plugins=ServiceAccount")
+            .args(&self.arguments);
         let log = dir.join("kube-apiserver.log");
         let mut process = Process::spawn("kube-apiserver", command, &log);
-        let certificate = dir.join("certs/apiserver.crt");
-        let is_up = async || certificate.exists() && self.is_ready().await;
+        let is_up = async || self.is_ready().await;
         let up = process
             .wait_until_up("the API server says that it is ready", UP, is_up)
             .await;
@@ -141,14 +149,17 @@ impl Cluster {
         if let Some(namespace) = namespace {
             context["namespace"] = namespace.into();
         }
+        let cluster = json!({"server": self.url(), "certificate-authority": self.ca_file()});
+        self.kubeconfig_of(&cluster, &json!({"token": token}), &context)
+    }
+
+    /// Writes a kubeconfig with this cluster, user and context, whose names are `it`.
+    pub(crate) fn kubeconfig_of(&self, cluster: &Value, user: &Value, context: &Value) -> PathBuf {
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "it", "cluster": {
-                "server": self.url(),
-                "certificate-authority": self.ca_file(),
-            }}],
-            "users": [{"name": "it", "user": {"token": token}}],
+            "clusters": [{"name": "it", "cluster": cluster}],
+            "users": [{"name": "it", "user": user}],
             "contexts": [{"name": "it", "context": context}],
             "current-context": "it",
         });
