@@ -1,11 +1,12 @@
-//! `metrics-proxy bootstrap`: service and checks into Pebble's plan, and the service started.
+//! `metrics-proxy bootstrap`: installs the service and its checks in Pebble's plan, and starts the service.
 
 use std::fmt::Write as _;
 
+use anyhow::bail;
 use clap::Args;
 
 use super::identity::{Output, print};
-use crate::config::Config;
+use crate::config::{Config, PebbleMode};
 use crate::reconciler::commands::{self, Installed, Task};
 
 /// Arguments of `bootstrap`.
@@ -14,7 +15,7 @@ pub(crate) struct BootstrapArgs {
     /// Only show what would be done
     #[arg(long)]
     pub(crate) print: bool,
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) output: Output,
 }
@@ -24,6 +25,9 @@ pub(crate) struct BootstrapArgs {
 /// # Errors
 /// Where Pebble cannot be reached, denies the request, or cannot start the service.
 pub(crate) async fn run(args: &BootstrapArgs, config: Config) -> anyhow::Result<u8> {
+    if config.pebble.mode == PebbleMode::Off {
+        bail!("--pebble is off, and this command changes Pebble's plan; leave --pebble out");
+    }
     let installed = commands::install(&config.pebble, &config.listen, args.print).await?;
     print(args.output, &installed, text)?;
     Ok(0)

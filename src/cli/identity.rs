@@ -16,7 +16,7 @@ use crate::reconciler::commands::{self, Done, Status};
 /// Arguments of `identity`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct IdentityArgs {
-    /// How to print
+    /// Output format
     #[arg(long, value_enum, default_value = "text", global = true)]
     pub(crate) output: Output,
     /// What to do.
@@ -44,10 +44,10 @@ pub(crate) enum IdentityCommand {
     Hash,
 }
 
-/// How to print.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
-    /// Lines for people.
+    /// Human-readable lines.
     Text,
     /// One JSON object, for charms and scripts.
     Json,
@@ -92,7 +92,7 @@ struct Hash {
     hash: String,
 }
 
-/// Prints a result as text or JSON.
+/// Prints a result as text or as JSON.
 pub(super) fn print<T: Serialize>(
     output: Output,
     value: &T,
@@ -102,9 +102,11 @@ pub(super) fn print<T: Serialize>(
         Output::Text => text(value),
         Output::Json => serde_json::to_string_pretty(value).context("cannot write JSON")? + "\n",
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write to standard output")
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // The reader has seen enough, as with `| head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
 }
 
 /// A password from a prompt without echo, asked twice; where standard input is no terminal, from there, less one

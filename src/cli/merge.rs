@@ -1,16 +1,20 @@
-//! `metrics-proxy merge`: what `/metrics` would answer for bodies that lie in files.
+//! `metrics-proxy merge`: what `/metrics` would serve for bodies that are stored in files.
 //!
-//! Reading and printing only; [`merge_bodies`] is pure and holds the rest.
+//! Everything but reading and printing is in [`merge_bodies`], which is pure.
 
+use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::str::FromStr;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use exposition::{Escaping, Format, Input, Limits, OutputFormat, Rejection};
 
-/// The formats as they are named on the command line.
+/// The most that a compressed file may hold.
+const MOST_PLAIN_BYTES: u64 = 1 << 30;
+
+/// The names of formats on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum FormatName {
     /// Prometheus text 0.0.4
@@ -21,12 +25,12 @@ pub(crate) enum FormatName {
     Openmetrics,
 }
 
-/// How names outside the old character set are written.
+/// How names with characters outside the classic set are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum EscapingName {
-    /// Quoted, as a Prometheus 3 reads them
+    /// Quoted, as Prometheus 3 reads them
     AllowUtf8,
-    /// `_` for every foreign character
+    /// `_` for each other character
     #[default]
     Underscores,
     /// `_dot_` for a dot
@@ -46,12 +50,12 @@ impl From<EscapingName> for Escaping {
     }
 }
 
-/// A target and the file that holds what it says.
+/// A target and the file with its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Source {
-    /// The pod's name.
+    /// The name of the pod.
     pub(crate) name: String,
-    /// Its namespace, where one was given.
+    /// The namespace, if one is given.
     pub(crate) namespace: Option<String>,
     /// The path, or `-` for standard input.
     pub(crate) file: String,
@@ -98,41 +102,77 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 /// Arguments of `merge`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MergeArgs {
-    /// Format of the answer
+    /// Format of the response
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: FormatName,
-    /// How names with dots and the like are written
+    /// How names with characters outside the classic set are written
     #[arg(long, value_enum, default_value_t)]
     pub(crate) escaping: EscapingName,
     /// A label to add to every sample, besides `k8s_pod_name` and `k8s_namespace`; may be repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = parse_label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Content type of the files, or `text` or `openmetrics`; without it each is taken for what it looks like
-    #[arg(long = "type", value_name = "TYPE")]
+    /// Content type of the files: text, openmetrics, or a media type; without it, each file is detected by its content
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     pub(crate) content_type: Option<String>,
-    /// What the targets said: a file each, `-` for standard input
+    /// The targets, each with the file of its body; `-` means standard input. Files may be gzip
     #[arg(required = true, value_name = "NAME[@NAMESPACE]=FILE")]
     pub(crate) sources: Vec<Source>,
 }
 
-/// A merged answer and what was wrong with it.
+/// A Content-Type that the files may have.
+const MEDIA_TYPES: [(&str, &str); 2] = [
+    ("text", "text/plain"),
+    ("openmetrics", "application/openmetrics-text"),
+];
+
+/// Reads `--type`: a word, or a media type with parameters.
+fn parse_type(text: &str) -> Result<String, String> {
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    let known = MEDIA_TYPES
+        .iter()
+        .find(|(word, media_type)| *word == text || media_type.eq_ignore_ascii_case(essence));
+    match known {
+        Some((word, media_type)) if *word == text => Ok((*media_type).to_owned()),
+        Some(_) => Ok(text.to_owned()),
+        None => Err("use text, openmetrics, text/plain or application/openmetrics-text".to_owned()),
+    }
+}
+
+impl MergeArgs {
+    /// Checks that no two targets are the same.
+    ///
+    /// # Errors
+    /// A sentence that names the target. Both would have the same `up`, which no scraper accepts.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let mut known = HashSet::new();
+        for source in &self.sources {
+            if !known.insert((&source.name, &source.namespace)) {
+                let namespace = source.namespace.iter().map(|namespace| format!("@{namespace}"));
+                return Err(format!(
+                    "the target {}{} is given twice; give each file a target of its own",
+                    source.name,
+                    namespace.collect::<String>()
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A merged response and the problems found.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The exposition.
     pub(crate) text: Vec<u8>,
-    /// Targets that were refused, by name, and why.
+    /// The names of targets that were rejected, and why.
     pub(crate) refused: Vec<(String, Rejection)>,
-    /// Everything worth telling, refusals first, one line each.
+    /// All problems, rejected targets first, a line each.
     pub(crate) problems: Vec<String>,
 }
 
-/// Merges bodies as `/metrics` would. Bodies and `args.sources` go together by position.
+/// Merges bodies as `/metrics` would. `bodies` and `args.sources` correspond by position.
 pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
-    let content_type = args.content_type.as_deref().map(|name| match name {
-        "text" => "text/plain",
-        "openmetrics" => "application/openmetrics-text",
-        other => other,
-    });
+    let content_type = args.content_type.as_deref();
     let format = match args.format {
         FormatName::Text => Format::Text,
         FormatName::Openmetrics => Format::OpenMetrics,
@@ -140,7 +180,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
     let answer = OutputFormat::new(format, args.escaping.into());
     let mut refused = Vec::new();
     let mut sources: Vec<(&Source, Vec<u8>)> = args.sources.iter().zip(bodies).collect();
-    // As the server orders its targets.
+    // The server sorts its targets in the same way.
     sources.sort_by(|(a, _), (b, _)| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     let parts = sources
         .into_iter()
@@ -176,12 +216,12 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
     });
     let mut problems: Vec<String> = refused
         .iter()
-        .map(|(name, refusal)| format!("cannot use what {name} says: {refusal}"))
+        .map(|(name, refusal)| format!("cannot use the body of {name}: {refusal}"))
         .collect();
     problems.extend(merged.conflicts().iter().map(ToString::to_string));
     if merged.n_dropped() > 0 {
         problems.push(format!(
-            "{} samples left out: their series are there already",
+            "{} samples left out: their series exist already",
             merged.n_dropped()
         ));
     }
@@ -192,10 +232,10 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
     }
 }
 
-/// Prints the merged exposition, and problems on standard error. Exit code 1 if a target was refused, else 0.
+/// Prints the merged exposition, and problems on standard error. The exit code is 1 if a target was rejected.
 ///
 /// # Errors
-/// Where a file cannot be read or the answer cannot be written.
+/// If a file cannot be read or the response cannot be written.
 pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<u8> {
     let bodies = args
         .sources
@@ -205,19 +245,39 @@ pub(crate) fn run(args: &MergeArgs) -> anyhow::Result<u8> {
     let outcome = merge_bodies(args, bodies);
     let mut stderr = std::io::stderr().lock();
     for problem in &outcome.problems {
-        // Nobody is left to tell where standard error is closed.
+        // If standard error is closed, nobody reads it.
         let _ = writeln!(stderr, "{problem}");
     }
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(&outcome.text).and_then(|()| stdout.flush()) {
-        // `| head` has seen enough.
+        // The reader has seen enough, as with `| head`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         other => other.context("cannot write the exposition")?,
     }
     Ok(u8::from(!outcome.refused.is_empty()))
 }
 
+/// Reads a body, and decompresses it if it is gzip.
 fn read_source(source: &Source) -> anyhow::Result<Vec<u8>> {
+    let body = read_bytes(source)?;
+    if !body.starts_with(&[0x1f, 0x8b]) {
+        return Ok(body);
+    }
+    let mut plain = Vec::new();
+    flate2::read::MultiGzDecoder::new(body.as_slice())
+        .take(MOST_PLAIN_BYTES)
+        .read_to_end(&mut plain)
+        .with_context(|| format!("cannot decompress {}", source.file))?;
+    if plain.len() as u64 == MOST_PLAIN_BYTES {
+        bail!(
+            "{} has more than {MOST_PLAIN_BYTES} bytes when it is decompressed",
+            source.file
+        );
+    }
+    Ok(plain)
+}
+
+fn read_bytes(source: &Source) -> anyhow::Result<Vec<u8>> {
     if source.file == "-" {
         let mut body = Vec::new();
         std::io::stdin()
@@ -285,7 +345,7 @@ mod tests {
         assert!(text.ends_with("m{k8s_pod_name=\"b\"} 1\n# EOF\n"), "{text}");
         assert_eq!(
             outcome.problems,
-            ["cannot use what a says: line 2: the value is not a number: m x"]
+            ["cannot use the body of a: line 2: the value is not a number: m x"]
         );
     }
 
@@ -302,7 +362,7 @@ mod tests {
             outcome.problems,
             [
                 "type conflict over m: gauge m, counter m",
-                "1 samples left out: their series are there already"
+                "1 samples left out: their series exist already"
             ]
         );
     }
@@ -313,6 +373,51 @@ mod tests {
         assert_eq!(outcome.refused.len(), 1);
         let outcome = merge_bodies(&args("--type text a=x"), vec![b"m 1\n".to_vec()]);
         assert!(outcome.refused.is_empty());
+    }
+
+    #[test]
+    fn an_unknown_type_is_refused_with_the_known_ones() {
+        let known = "use text, openmetrics, text/plain or application/openmetrics-text";
+        for unknown in ["html", "text/html", "OpenMetric"] {
+            refuses(&format!("--type {unknown} a=x"), known);
+        }
+        for (given, media_type) in [
+            ("text", "text/plain"),
+            ("openmetrics", "application/openmetrics-text"),
+            ("text/plain;version=0.0.4", "text/plain;version=0.0.4"),
+        ] {
+            assert_eq!(
+                args(&format!("--type {given} a=x")).content_type.as_deref(),
+                Some(media_type)
+            );
+        }
+    }
+
+    #[test]
+    fn a_target_is_given_once() {
+        assert_eq!(args("a=f b=f a@n=f").check(), Ok(()));
+        assert_eq!(
+            args("a@n=f a@n=g").check(),
+            Err("the target a@n is given twice; give each file a target of its own".to_owned())
+        );
+        assert!(args("a=f a=f").check().is_err());
+    }
+
+    #[test]
+    fn gzip_is_decompressed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = dir.path().join("body.gz");
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(b"m 1\n").expect("a vector can be written");
+        std::fs::write(&file, encoder.finish().expect("a vector can be written")).expect("a file");
+        let source: Source = format!("a={}", file.display()).parse().expect("a source");
+        assert_eq!(read_source(&source).expect("gzip"), b"m 1\n");
+        std::fs::write(&file, [0x1f, 0x8b, 0, 0]).expect("a file");
+        let error = read_source(&source).expect_err("not gzip after all");
+        assert!(
+            format!("{error:#}").starts_with("cannot decompress "),
+            "{error:#}"
+        );
     }
 
     #[test]

@@ -1,58 +1,105 @@
-//! `metrics-proxy targets`: every selected pod, its targets with their last scrape, or why it is not scraped.
+//! `metrics-proxy targets`: the targets of every selected pod with their last scrape, or why a pod is not scraped.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgMatches, Args};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
 use super::identity::{Output, print};
-use crate::config::Config;
+use crate::config::{Config, Group, Listen, SETTINGS};
 use crate::discovery::{self, SyncState};
 use crate::health::Health;
 use crate::server::{Report, ScrapeStatus, TargetsResponse, report};
 use crate::shutdown::Shutdown;
 use crate::telemetry::Telemetry;
 
-/// How long the running proxy may take to answer, and the first list of pods to come with `--once`.
+/// How long the running proxy may take to respond, and the first list of pods with `--once`.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Arguments of `targets`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TargetsArgs {
-    /// Ask the cluster (or --pods-file) itself instead of the running proxy; nothing is scraped
+    /// Read the pods from the cluster (or --pods-file) instead of asking the running proxy; nothing is scraped
     #[arg(long)]
     pub(crate) once: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value = "text")]
+    /// Output format
+    #[arg(short, long, value_enum, default_value = "text")]
     pub(crate) output: Output,
+    /// Exit with code 1 if a target is down
+    #[arg(long)]
+    pub(crate) exit_code: bool,
 }
 
-/// Prints the report; for a running proxy, of the one on this machine's `--port`.
+/// Checks that no flag is given that would be ignored.
 ///
 /// # Errors
-/// Where no proxy answers, or with `--once` the pods cannot be listed.
-pub(crate) async fn run(args: &TargetsArgs, config: Config) -> anyhow::Result<u8> {
-    let report = if args.once {
-        from_source(config).await?
-    } else {
-        from_proxy(config.listen.port).await?
-    };
-    print(args.output, &report, table)?;
-    match report.reason {
-        Some(reason) => bail!("discovery is {}: {reason}", report.discovery),
-        None => Ok(0),
+/// A sentence that names the flag and the remedy.
+pub(super) fn check(matches: &ArgMatches) -> Result<(), String> {
+    let given = |name: &str| matches.try_contains_id(name).unwrap_or(false);
+    let names = SETTINGS.iter().filter(|setting| given(setting.name));
+    let is_of_source =
+        |group, name: &str| (group == Group::Pods && name != "namespace") || name.starts_with("max-");
+    for setting in names {
+        let name = setting.name;
+        if matches.get_flag("once") {
+            if setting.group == Group::Serving {
+                return Err(format!(
+                    "--{name} has no effect with --once, which asks no running proxy"
+                ));
+            }
+        } else if is_of_source(setting.group, name) {
+            return Err(format!(
+                "--{name} has no effect on a running proxy, which has its own settings; add --once to read the pods here"
+            ));
+        }
     }
+    Ok(())
 }
 
-async fn from_proxy(port: u16) -> anyhow::Result<Report> {
+/// Prints the report of the running proxy, or of the pods themselves. `namespaces` limits it to these namespaces, if there
+/// are any.
+///
+/// # Errors
+/// If no proxy responds or, with `--once`, the pods cannot be listed.
+pub(crate) async fn run(args: &TargetsArgs, config: Config, namespaces: &[String]) -> anyhow::Result<u8> {
+    let mut report = if args.once {
+        from_source(config).await?
+    } else {
+        from_proxy(&config.listen).await?
+    };
+    if !namespaces.is_empty() {
+        report
+            .targets
+            .retain(|target| namespaces.contains(&target.namespace));
+        report
+            .skipped
+            .retain(|skipped| namespaces.contains(&skipped.namespace));
+    }
+    print(args.output, &report, table)?;
+    if let Some(reason) = report.reason {
+        bail!("discovery is {}: {reason}", report.discovery);
+    }
+    let is_down = report.targets.iter().any(|target| target.health == "down");
+    Ok(u8::from(args.exit_code && is_down))
+}
+
+async fn from_proxy(listen: &Listen) -> anyhow::Result<Report> {
+    let port = listen.port;
+    // A wildcard address is served on localhost too; any other one is served there only.
+    let host = match listen.address {
+        address if address.is_unspecified() => "localhost".to_owned(),
+        IpAddr::V6(address) => format!("[{address}]"),
+        IpAddr::V4(address) => address.to_string(),
+    };
     let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let uri = format!("http://localhost:{port}/api/v1/targets")
+    let uri = format!("http://{host}:{port}/api/v1/targets")
         .parse()
         .context("cannot make the address")?;
     let answer = tokio::time::timeout(LIMIT, async {
@@ -62,13 +109,13 @@ async fn from_proxy(port: u16) -> anyhow::Result<Report> {
             response.into_body().collect().await?.to_bytes(),
         ))
     });
-    let (status, body) = answer.await.context("no answer in time")?.with_context(|| {
+    let (status, body) = answer.await.context("no response in time")?.with_context(|| {
         format!(
             "cannot ask the proxy on port {port}; is it running? With --once the pods are listed without it"
         )
     })?;
     if !status.is_success() {
-        bail!("what listens on port {port} answered {status}; is it metrics-proxy?");
+        bail!("what listens on port {port} responded with {status}; is it metrics-proxy?");
     }
     serde_json::from_slice::<TargetsResponse>(&body)
         .map(TargetsResponse::into_report)
@@ -96,7 +143,7 @@ async fn from_source(config: Config) -> anyhow::Result<Report> {
     Ok(report(&ScrapeStatus::default(), &snapshot))
 }
 
-/// Aligned columns.
+/// Returns the report as a table.
 fn table(report: &Report) -> String {
     let mut text = String::new();
     match (&report.reason, report.age_seconds) {
