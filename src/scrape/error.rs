@@ -123,18 +123,10 @@ impl fmt::Display for ScrapeError {
 impl ScrapeError {
     /// Returns whether nothing listens at the address: the connection was refused.
     pub fn is_connection_refused(&self) -> bool {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = match self {
-            Self::Request(_, error) => Some(error),
-            _ => None,
-        };
-        while let Some(error) = cause {
-            let io = error.downcast_ref::<std::io::Error>();
-            if io.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        matches!(
+            self,
+            Self::Request(_, ClientError::Connect(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused
+        )
     }
 
     /// The stable word for metrics.
