@@ -14,7 +14,9 @@ use crate::merge::{ExplicitOrder, Merged, help_text};
 use crate::relabel::BoundChanges;
 use crate::simd;
 use crate::syntax::name;
+use crate::syntax::sample_line::Span;
 use crate::types::{MetricType, TypeContext};
+use crate::{Exposition, Input};
 use chunks::{Chunks, Padded};
 use copy::RunWriter;
 use rewrite::Scratch;
@@ -60,7 +62,7 @@ struct AddedLabels {
 }
 
 impl AddedLabels {
-    fn new(input: &crate::Input) -> Self {
+    fn new(input: &Input) -> Self {
         let mut added = Self::default();
         let mut labels = Vec::new();
         for (label, value) in input.labels.iter().filter(|(_, value)| !value.is_empty()) {
@@ -72,22 +74,35 @@ impl AddedLabels {
             added.behind_others = Padded::new(labels);
         }
         if let Some(exposition) = &input.exposition {
-            let index = &exposition.index;
-            let is_added = |name: &[u8]| input.labels.iter().any(|(label, _)| label.as_bytes() == name);
-            added.clashing_schemas = index
-                .schemas
-                .ids()
-                .map(|schema| {
-                    let mut names = index.schema_names(schema).iter();
-                    names.any(|span| is_added(span.of(&exposition.body)))
-                })
-                .collect();
-            if !added.clashing_schemas.contains(&true) {
-                added.clashing_schemas = Vec::new();
-            }
+            added.clashing_schemas = clashing_schemas(input, exposition);
         }
         added
     }
+}
+
+/// For each label schema, whether it has a label of the same name as an added one; empty if none has.
+///
+/// There are many names and few clashes. So the length of a name decides first, which is in the index; only if an added
+/// label has the same length is the name looked up in the body.
+fn clashing_schemas(input: &Input, exposition: &Exposition) -> Vec<bool> {
+    let bit = |len: usize| 1_u64 << len.min(63);
+    let lengths = input
+        .labels
+        .iter()
+        .fold(0, |bits, (label, _)| bits | bit(label.len()));
+    let is_added = |span: &Span| {
+        let is_name = |name: &[u8]| input.labels.iter().any(|(label, _)| label.as_bytes() == name);
+        lengths & bit(span.len()) != 0 && is_name(span.of(&exposition.body))
+    };
+    let index = &exposition.index;
+    if !index.schema_names.iter().any(is_added) {
+        return Vec::new();
+    }
+    index
+        .schemas
+        .ids()
+        .map(|schema| index.schema_names(schema).iter().any(is_added))
+        .collect()
 }
 
 struct Writer<'a> {
