@@ -261,3 +261,112 @@ fn long_bodies_of_one_kind_are_found_alike() {
     let found = indexed(body.as_bytes(), false, &Limits::default(), Path::Fast);
     assert!(n_again > 50 && found.contains(&format!("n_dropped: {n_again},")));
 }
+
+/// Counts what it is told, and stops parsing at a question of its choice.
+#[derive(Debug, Default)]
+struct CountingMeter {
+    n_charged_bytes: usize,
+    n_questions: std::cell::Cell<usize>,
+    refuse_above: Option<usize>,
+    cancel_at: Option<usize>,
+}
+
+impl Meter for CountingMeter {
+    fn charge(&mut self, n_bytes: usize) -> bool {
+        self.n_charged_bytes += n_bytes;
+        self.refuse_above
+            .is_none_or(|limit| self.n_charged_bytes <= limit)
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.n_questions.set(self.n_questions.get() + 1);
+        self.cancel_at.is_some_and(|at| self.n_questions.get() >= at)
+    }
+}
+
+/// Bodies of a megabyte each: one family per line, buckets only, and comments only.
+fn megabytes() -> [String; 3] {
+    let lines = |line: &dyn Fn(usize) -> String| -> String {
+        let mut body = String::new();
+        for i in 0.. {
+            if body.len() >= 1 << 20 {
+                break;
+            }
+            body += &line(i);
+        }
+        body
+    };
+    [
+        lines(&|i| format!("a{i} 1\n")),
+        lines(&|i| format!("a_bucket{{le=\"{i}\"}} 1\n")),
+        lines(&|i| format!("# comment {i}\n")),
+    ]
+}
+
+#[test]
+fn the_meter_is_asked_at_least_every_64_kib() {
+    for body in megabytes() {
+        let mut meter = CountingMeter::default();
+        let parsed = crate::parse_metered(body.clone().into_bytes(), None, &Limits::default(), &mut meter);
+        let exposition = parsed.expect("well-formed");
+        let n_questions = meter.n_questions.get();
+        assert!(
+            n_questions >= body.len() / METER_STEP_BYTES,
+            "{n_questions}: {}",
+            &body[..20]
+        );
+        // The index is a part of what was charged.
+        assert!(meter.n_charged_bytes >= exposition.n_budget_bytes() - body.len());
+    }
+}
+
+#[test]
+fn a_body_is_rejected_while_its_tables_grow() {
+    let [families, ..] = megabytes();
+    let mut whole = CountingMeter::default();
+    let parsed = crate::parse_metered(
+        families.clone().into_bytes(),
+        None,
+        &Limits::default(),
+        &mut whole,
+    );
+    parsed.expect("well-formed");
+    let limit = whole.n_charged_bytes / 4;
+    let mut meter = CountingMeter {
+        refuse_above: Some(limit),
+        ..CountingMeter::default()
+    };
+    let parsed = crate::parse_metered(families.into_bytes(), None, &Limits::default(), &mut meter);
+    assert_eq!(parsed.expect_err("too large").kind, RejectionKind::MemoryBudget);
+    assert!(
+        meter.n_charged_bytes < 2 * limit,
+        "{} of {limit}",
+        meter.n_charged_bytes
+    );
+}
+
+#[test]
+fn parsing_stops_when_it_is_cancelled() {
+    for body in megabytes() {
+        let mut meter = CountingMeter {
+            cancel_at: Some(3),
+            ..CountingMeter::default()
+        };
+        let parsed = crate::parse_metered(body.into_bytes(), None, &Limits::default(), &mut meter);
+        assert_eq!(parsed.expect_err("cancelled").kind, RejectionKind::Cancelled);
+        assert_eq!(meter.n_questions.get(), 3);
+    }
+}
+
+#[test]
+fn families_are_limited() {
+    let limits = |max_families| Limits {
+        max_families,
+        ..Limits::default()
+    };
+    let body = "# TYPE a histogram\na_sum 1\na_count 1\nb 1\n# HELP c Without samples.\n";
+    assert!(crate::parse(body.into(), None, &limits(3)).is_ok());
+    let rejection = crate::parse(body.into(), None, &limits(2)).expect_err("a, b and c");
+    assert_eq!(rejection.kind, RejectionKind::Families);
+    assert_eq!(rejection.reason, "more than 2 metric families");
+}

@@ -1,4 +1,4 @@
-//! The grammar of both text formats: lines, names and numbers. Strict and without state.
+//! The grammar of both text formats: sample lines, names and numbers. Strict and without state.
 
 pub(crate) mod name;
 pub(crate) mod number;

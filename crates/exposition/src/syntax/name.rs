@@ -1,4 +1,4 @@
-//! Names and quoted text: what is legal bare, how the rest is quoted, and how it is escaped for old clients (core).
+//! Names and quoted text: what needs no quotes, how the rest is quoted, and how it is escaped for old clients.
 //!
 //! Source: prometheus/common, model/metric.go (`EscapeName`); prometheus, model/textparse (`unreplace`).
 
@@ -7,17 +7,17 @@ use std::fmt::Write as _;
 
 use crate::simd;
 
-/// How names outside the old character set are written for the client that asks.
+/// How names with characters that need quotes are written for a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Escaping {
-    /// As they are, in quotes. Only a client that says `escaping=allow-utf-8` can read that.
+    /// In quotes, unchanged. Only a client that says `escaping=allow-utf-8` can parse that.
     AllowUtf8,
-    /// Every foreign character becomes `_`. What a client gets that says nothing.
+    /// Every such character becomes `_`. The default for clients that name no escaping.
     #[default]
     Underscores,
     /// `.` becomes `_dot_`, `_` becomes `__`.
     Dots,
-    /// `U__` and the code points in hexadecimal: the only form that can be undone.
+    /// `U__` and the code points in hexadecimal: the only escaping that can be reversed.
     Values,
 }
 
@@ -33,12 +33,12 @@ impl Escaping {
     }
 }
 
-/// Bytes of the bare metric name at the start of `text`; 0 where none starts there.
+/// The length of the unquoted metric name at the start of `text`; 0 where none starts there.
 pub(crate) fn metric_name_len(text: &[u8]) -> usize {
     name_len(text, true)
 }
 
-/// Bytes of the bare label name at the start of `text`; 0 where none starts there.
+/// The length of the unquoted label name at the start of `text`; 0 where none starts there.
 pub(crate) fn label_name_len(text: &[u8]) -> usize {
     name_len(text, false)
 }
@@ -50,14 +50,14 @@ fn name_len(text: &[u8], colon: bool) -> usize {
         Some(&byte) if is_name(byte) && !byte.is_ascii_digit() => {}
         _ => return 0,
     }
-    let (blocks, rest) = text.as_chunks::<16>();
-    for (index, block) in blocks.iter().enumerate() {
-        let len = simd::name_bytes(block, colon).trailing_ones() as usize;
+    let (lanes, rest) = text.as_chunks::<16>();
+    for (index, lane) in lanes.iter().enumerate() {
+        let len = simd::name_bytes(lane, colon).trailing_ones() as usize;
         if len < 16 {
             return 16 * index + len;
         }
     }
-    16 * blocks.len() + rest.iter().take_while(|&&byte| is_name(byte)).count()
+    16 * lanes.len() + rest.iter().take_while(|&&byte| is_name(byte)).count()
 }
 
 /// Whether a metric of this name is written without quotes.
@@ -70,8 +70,8 @@ pub(crate) fn is_legacy_label(name: &[u8]) -> bool {
     !name.is_empty() && label_name_len(name) == name.len()
 }
 
-/// The name that a client of this escaping reads. Names that every client can read are never changed: a pod that
-/// escapes by itself has done so already, and any other would be renamed.
+/// The name as a client of this escaping gets it. Names that need no quotes are never changed, although `dots` and `values`
+/// would escape some of them: a pod that escapes by itself has done so already.
 pub(crate) fn escape_metric(name: &[u8], escaping: Escaping) -> Cow<'_, [u8]> {
     if escaping == Escaping::AllowUtf8 || is_legacy_metric(name) {
         return Cow::Borrowed(name);
@@ -79,7 +79,7 @@ pub(crate) fn escape_metric(name: &[u8], escaping: Escaping) -> Cow<'_, [u8]> {
     Cow::Owned(escape(name, escaping, true))
 }
 
-/// As [`escape_metric`], for a label, which may not hold a colon.
+/// As [`escape_metric`], for a label name, which may not contain a colon.
 pub(crate) fn escape_label(name: &[u8], escaping: Escaping) -> Cow<'_, [u8]> {
     if escaping == Escaping::AllowUtf8 || is_legacy_label(name) {
         return Cow::Borrowed(name);
@@ -110,12 +110,12 @@ fn escape(name: &[u8], escaping: Escaping, colon: bool) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Undoes the escapes of a label value or quoted name: `\\`, `\"`, `\n`. Any other backslash stays.
+/// Replaces the escapes `\\`, `\"` and `\n` of a label value or quoted name. Any other backslash stays.
 pub(crate) fn unescape(raw: &[u8]) -> Cow<'_, [u8]> {
     unescape_with(raw, true)
 }
 
-/// Undoes the escapes of a HELP text; in the text format a quote is not escaped, so `\"` stays two characters.
+/// Replaces the escapes of a HELP text. In the text format a quote is not escaped, so that `\"` stays two characters.
 pub(crate) fn unescape_help(raw: &[u8], open_metrics: bool) -> Cow<'_, [u8]> {
     unescape_with(raw, open_metrics)
 }
@@ -163,7 +163,7 @@ pub(crate) fn write_help(text: &[u8], open_metrics: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether a raw label value may be written as it came: only known escapes, no raw line feed.
+/// Whether an escaped label value can be written unchanged: it has only known escapes and no line feed.
 pub(crate) fn is_legal_value(raw: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = memchr::memchr2(b'\\', b'\n', &raw[at..]) {
@@ -184,7 +184,7 @@ pub(crate) fn write_label(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Writes a label name, quoted where it must be.
+/// Writes a label name, in quotes where it needs them.
 pub(crate) fn write_label_name(name: &[u8], out: &mut Vec<u8>) {
     if is_legacy_label(name) {
         out.extend_from_slice(name);
@@ -193,7 +193,7 @@ pub(crate) fn write_label_name(name: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a metric name where metadata names one, quoted where it must be.
+/// Writes a metric name in a line of metadata, in quotes where it needs them.
 pub(crate) fn write_metric_name(name: &[u8], out: &mut Vec<u8>) {
     if is_legacy_metric(name) {
         out.extend_from_slice(name);

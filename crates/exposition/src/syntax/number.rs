@@ -1,58 +1,72 @@
-//! Numbers as Prometheus reads and writes them (core).
+//! Numbers as Prometheus parses and writes them.
 //!
-//! Values keep their own bytes from body to answer; this module only says whether a token is one, and does the
-//! arithmetic that the formats force on us: timestamps between milliseconds and seconds, and the spelling that
-//! Prometheus 3 gives to `le` and `quantile`.
+//! Values keep their own bytes from body to response. This module decides whether a token is a number, and does the
+//! arithmetic that cannot be avoided: timestamps between milliseconds and seconds, and the form in which Prometheus 3 stores
+//! `le` and `quantile`.
 
 use crate::simd::{self, Lane};
 
-/// Says whether `token` is a float as a scrape accepts it.
+/// Whether `token` is a float that a scrape accepts.
 ///
-/// Go's `ParseFloat` less the hexadecimal and underscore forms: Rust's own parser would take `+nan` and turn
-/// `1e400` into infinity, both of which fail a scrape.
+/// These are the floats of Go's `ParseFloat` without the hexadecimal forms and those with underscores. Rust's parser does not
+/// decide it: it accepts `+nan` and turns `1e400` into infinity, and both fail a scrape.
 ///
 /// Source: prometheus, model/textparse/promparse.go, `parseFloat`.
 pub(crate) fn is_float(token: &[u8]) -> bool {
     match decimal(token) {
-        Some(Decimal { far: false, .. }) => true,
+        Some(Decimal { may_overflow: false }) => true,
         Some(_) => to_f64(token).is_some_and(f64::is_finite),
         None => is_special(token),
     }
 }
 
 /// The end of the value at `at`, where it is a decimal of the usual forms (`-1`, `0.25`, `1.5e+09`) with a blank or a
-/// line feed after it. `None` says nothing: then [`is_float`] decides.
+/// line feed after it. After `None` it may still be a number, which [`is_float`] decides.
 #[inline(always)]
 pub(crate) fn value_end(line: &[u8], at: usize) -> Option<usize> {
-    if let Some(block) = simd::at(line, at)
-        && let Some(len) = line_value_len(block)
+    if let Some(lane) = simd::at(line, at)
+        && let Some(len) = line_value_len(lane)
     {
         return Some(at + len);
     }
     any_value_end(line, at)
 }
 
-/// Bytes of the value that a block begins with, where a line feed follows and it is of the usual forms: digits, with one
-/// dot among them, with an exponent of two digits (`1.5e+09`).
+/// The length of the value that a lane begins with, where a line feed follows and the value has one of the usual forms: digits,
+/// perhaps with one dot, perhaps with an exponent of two digits. After `None` it may still be a number.
+///
+/// All sixteen bytes are classified at once, and the masks are then compared with what a number looks like. For example
+/// (bit 0 is the leftmost, and the bytes after the line feed belong to the next line):
+///
+/// ```text
+/// lane         1 . 5 e + 0 9 \n r p c _ d u r a
+/// line_feeds   0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 0     len = 7
+/// value        1 1 1 1 1 1 1 0 0 0 0 0 0 0 0 0     the bytes before the line feed
+/// digits       1 0 1 0 0 1 1 0 0 0 0 0 0 0 0 0
+/// others       0 1 0 1 1 0 0 0 0 0 0 0 0 0 0 0     in the value, but not digits
+/// dot            ^                                 the first of the others: it must be the dot
+/// more         0 0 0 1 1 0 0 0 0 0 0 0 0 0 0 0     the rest of the others: none, or `e+` or `e-` at len - 4
+/// ```
 #[inline(always)]
-pub(crate) fn line_value_len(block: &Lane) -> Option<usize> {
-    let line_feeds = simd::equal_to(block, b'\n');
+pub(crate) fn line_value_len(lane: &Lane) -> Option<usize> {
+    let line_feeds = simd::equal_to(lane, b'\n');
     let len = line_feeds.trailing_zeros() as usize;
-    // The bytes before the first line feed; all bits where there is none.
+    // Subtracting one sets the bits below the lowest one. Without a line feed it sets all bits, and `len` is 32.
     let value = line_feeds.wrapping_sub(1) & !line_feeds;
-    let others = value & !simd::digits(block);
+    let others = value & !simd::digits(lane);
     let dot = others.trailing_zeros() as usize & 15;
     let more = others & others.wrapping_sub(1);
-    let is_decimal = (others == 0 || block[dot] == b'.' && value > 1)
-        && (more == 0 || dot > 0 && is_exponent(block, more, len));
+    // `value > 1`: a dot alone is no number. `dot > 0`: an exponent needs a digit before the dot.
+    let is_decimal = (others == 0 || lane[dot] == b'.' && value > 1)
+        && (more == 0 || dot > 0 && is_exponent(lane, more, len));
     ((1..16).contains(&len) && is_decimal).then_some(len)
 }
 
-/// Whether what is no digit, after the dot, is `e+` or `e-` before the last two digits.
+/// Whether the bytes after the dot that are not digits are `e+` or `e-` before the last two digits.
 #[inline(always)]
-fn is_exponent(block: &Lane, others: u32, len: usize) -> bool {
+fn is_exponent(lane: &Lane, others: u32, len: usize) -> bool {
     let at = len.wrapping_sub(4) & 15;
-    others == 0b11 << at && block[at] == b'e' && matches!(block[(at + 1) & 15], b'+' | b'-')
+    others == 0b11 << at && lane[at] == b'e' && matches!(lane[(at + 1) & 15], b'+' | b'-')
 }
 
 #[inline(never)]
@@ -72,7 +86,7 @@ fn any_value_end(body: &[u8], at: usize) -> Option<usize> {
     if next == b'e' {
         end += 1 + usize::from(matches!(body.get(end + 1), Some(b'+' | b'-')));
         let exponent = digits_len(body, end);
-        // Up to 99 either way, no mantissa of up to 200 digits leaves the range.
+        // With an exponent of up to two digits, no mantissa of up to 200 digits is out of range.
         if !(1..=2).contains(&exponent) {
             return None;
         }
@@ -82,19 +96,19 @@ fn any_value_end(body: &[u8], at: usize) -> Option<usize> {
     (whole > 0 && end - at <= 200 && matches!(next, b'\n' | b' ')).then_some(end)
 }
 
-/// How many digits stand at `at`.
+/// The number of digits at `at`.
 fn digits_len(text: &[u8], at: usize) -> usize {
-    let (blocks, rest) = text.get(at..).unwrap_or_default().as_chunks::<16>();
-    for (index, block) in blocks.iter().enumerate() {
-        let len = simd::digits(block).trailing_ones() as usize;
+    let (lanes, rest) = text.get(at..).unwrap_or_default().as_chunks::<16>();
+    for (index, lane) in lanes.iter().enumerate() {
+        let len = simd::digits(lane).trailing_ones() as usize;
         if len < 16 {
             return 16 * index + len;
         }
     }
-    16 * blocks.len() + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
+    16 * lanes.len() + rest.iter().take_while(|byte| byte.is_ascii_digit()).count()
 }
 
-/// Reads a float that a scrape accepts; `None` for anything else.
+/// Parses a float that a scrape accepts; `None` for anything else.
 pub(crate) fn parse_float(token: &[u8]) -> Option<f64> {
     if is_float(token) { to_f64(token) } else { None }
 }
@@ -104,8 +118,8 @@ fn to_f64(token: &[u8]) -> Option<f64> {
 }
 
 struct Decimal {
-    /// The magnitude may be out of range, so only arithmetic can tell.
-    far: bool,
+    /// The magnitude may be out of the range of a float, so that it has to be computed.
+    may_overflow: bool,
 }
 
 fn decimal(token: &[u8]) -> Option<Decimal> {
@@ -120,7 +134,7 @@ fn decimal(token: &[u8]) -> Option<Decimal> {
     if whole + fraction == 0 {
         return None;
     }
-    let mut far = whole > 300;
+    let mut may_overflow = whole > 300;
     if matches!(token.get(at), Some(b'e' | b'E')) {
         at += 1;
         at += usize::from(matches!(token.get(at), Some(b'+' | b'-')));
@@ -129,10 +143,10 @@ fn decimal(token: &[u8]) -> Option<Decimal> {
             return None;
         }
         at += exponent;
-        // Up to 99 either way, no mantissa of up to 200 digits leaves the range.
-        far |= exponent > 2 || whole > 200;
+        // With an exponent of up to two digits, no mantissa of up to 200 digits is out of range.
+        may_overflow |= exponent > 2 || whole > 200;
     }
-    (at == token.len()).then_some(Decimal { far })
+    (at == token.len()).then_some(Decimal { may_overflow })
 }
 
 fn is_special(token: &[u8]) -> bool {
@@ -145,7 +159,7 @@ fn is_special(token: &[u8]) -> bool {
     unsigned.eq_ignore_ascii_case(b"inf") || unsigned.eq_ignore_ascii_case(b"infinity")
 }
 
-/// Says whether `token` is a timestamp of the text format: decimal digits, no sign, within 63 bits. Milliseconds.
+/// Parses a timestamp of the text format, in milliseconds: decimal digits without a sign, within 63 bits.
 pub(crate) fn parse_millis(token: &[u8]) -> Option<i64> {
     if token.is_empty() {
         return None;
@@ -158,7 +172,7 @@ pub(crate) fn parse_millis(token: &[u8]) -> Option<i64> {
     })
 }
 
-/// Says whether `token` is a timestamp of OpenMetrics: a finite float. Seconds.
+/// Whether `token` is a timestamp of OpenMetrics: a finite float, in seconds.
 pub(crate) fn is_seconds(token: &[u8]) -> bool {
     parse_float(token).is_some_and(f64::is_finite)
 }
@@ -176,7 +190,7 @@ pub(crate) fn seconds_to_millis(token: &[u8]) -> Option<i64> {
     Some(millis as i64)
 }
 
-/// Orders OpenMetrics timestamps: the milliseconds that Prometheus stores, saturating.
+/// The milliseconds that Prometheus stores for an OpenMetrics timestamp, saturating; only to order timestamps.
 pub(crate) fn seconds_to_millis_saturating(token: &[u8]) -> i64 {
     #[allow(
         clippy::cast_possible_truncation,
@@ -192,10 +206,10 @@ pub(crate) fn write_seconds(millis: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// The spelling under which Prometheus 3 stores a bound (`le` of a histogram, `quantile` of a summary).
+/// The form in which Prometheus 3 stores a bound (`le` of a histogram, `quantile` of a summary).
 ///
-/// `None` where it leaves the value alone: not a number for Go's `ParseFloat`, hexadecimal and underscore forms
-/// included this time.
+/// `None` where Prometheus keeps the value as it is, because Go's `ParseFloat` does not parse it. That function does accept
+/// hexadecimal forms and underscores.
 ///
 /// Source: prometheus, model/textparse, `normalizeFloatsInLabelValues` and `formatOpenMetricsFloat`.
 pub(crate) fn canonical_bound(value: &[u8]) -> Option<String> {
@@ -206,7 +220,7 @@ pub(crate) fn canonical_bound(value: &[u8]) -> Option<String> {
     Some(format_bound(number))
 }
 
-/// Whether `value` is spelled as [`canonical_bound`] would, decided without arithmetic; `false` means "look".
+/// Whether `value` is spelled as [`canonical_bound`] spells it, decided without arithmetic. `false` means that it may be.
 pub(crate) fn is_plainly_canonical(value: &[u8]) -> bool {
     if value == b"+Inf" {
         return true;
@@ -221,7 +235,7 @@ pub(crate) fn is_plainly_canonical(value: &[u8]) -> bool {
         return false;
     }
     let padded = whole > 1 && value[0] == b'0' || fraction > 1 && value[value.len() - 1] == b'0';
-    // "0.00001" is written 1e-05; four zeros in a row are looked at more closely.
+    // "0.00001" is stored as 1e-05, so that four zeros after the dot need arithmetic.
     let tiny = value[0] == b'0' && value[2..].starts_with(b"0000");
     !padded && !tiny
 }
@@ -291,8 +305,8 @@ fn underscores_separate_digits(text: &[u8], hex: bool) -> bool {
     last != b'_'
 }
 
-/// `1.8p-3` without its `0x`: exact for mantissas of up to 53 bits; wider ones are left alone (`None`), since no
-/// exporter writes them and a wrong rounding would be worse than the value's own bytes.
+/// Parses `1.8p-3`, without its `0x`, exactly. `None` for mantissas of more than 53 bits: no exporter writes them, and to
+/// round one differently from Go would be worse than to keep its bytes.
 fn parse_hex_float(text: &str) -> Option<f64> {
     let (mantissa, exponent) = text.split_once(['p', 'P'])?;
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -324,6 +338,8 @@ fn parse_hex_float(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -419,16 +435,55 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_quick_look_at_bounds_never_contradicts_the_slow_one() {
-        for value in [
-            "0.5", "0.005", "10.0", "2.5", "+Inf", "0.0001", "99999.5", "0.000025", "00.5", "1.50", "1",
-        ] {
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_plainly_canonical_is_canonical(value in "[0-9.]{1,12}|[0-9]{1,3}\\.0{0,5}[0-9]{1,4}") {
             if is_plainly_canonical(value.as_bytes()) {
-                assert_eq!(canonical_bound(value.as_bytes()).as_deref(), Some(value));
+                prop_assert_eq!(canonical_bound(value.as_bytes()), Some(value));
             }
         }
-        assert!(is_plainly_canonical(b"0.005"));
-        assert!(!is_plainly_canonical(b"1"));
+
+        /// Both shortcuts accept only what [`is_float`] accepts, up to the same place.
+        #[test]
+        fn the_shortcuts_find_the_end_of_a_number(
+            value in "-?[0-9]{0,4}\\.?[0-9]{0,4}(e[+-]?[0-9]{0,3})?|[0-9.e+-]{1,16}",
+            rest in "[\n ][0-9a-z \n]{0,20}",
+        ) {
+            let text = format!("{value}{rest}");
+            if let Some(end) = value_end(text.as_bytes(), 0) {
+                prop_assert_eq!(end, value.len());
+                prop_assert!(is_float(value.as_bytes()), "{}", value);
+            }
+            if let Some(len) = simd::at(text.as_bytes(), 0).and_then(line_value_len) {
+                prop_assert_eq!(len, value.len());
+                prop_assert!(is_float(value.as_bytes()), "{}", value);
+            }
+        }
+    }
+
+    #[test]
+    fn usual_numbers_take_the_shortcut() {
+        for value in ["0", "12", "0.25", "5.", "1.5e+09", "1.25e-05", "123456789012345"] {
+            let text = format!("{value}\nnext_line_of_the_body 1\n");
+            let len = simd::at(text.as_bytes(), 0).and_then(line_value_len);
+            assert_eq!(len, Some(value.len()), "{value}");
+        }
+        for value in [".", "e+05", ".e+05", ".5e+05", "1e5", "1.2.3", "-1", "NaN", ""] {
+            let text = format!("{value}\nnext_line_of_the_body 1\n");
+            let len = simd::at(text.as_bytes(), 0).and_then(line_value_len);
+            assert_eq!(len, None, "{value}");
+        }
+    }
+
+    #[test]
+    fn usual_bounds_are_plainly_canonical() {
+        for bound in ["0.005", "2.5", "10.0", "+Inf", "99999.5"] {
+            assert!(is_plainly_canonical(bound.as_bytes()), "{bound}");
+        }
+        for bound in ["1", "00.5", "1.50", "0.000025", "1e-05", ""] {
+            assert!(!is_plainly_canonical(bound.as_bytes()), "{bound}");
+        }
     }
 }

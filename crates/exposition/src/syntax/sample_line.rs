@@ -1,7 +1,7 @@
-//! One sample line, taken apart strictly as Prometheus' lexers do (core).
+//! One sample line, parsed as strictly as Prometheus' lexers do.
 //!
-//! This is the reference that decides what is accepted. The fast path in `parse` handles the common spelling and
-//! falls back to here; relabelling comes here again for every line that is not written the plain way.
+//! This parser decides what is accepted. The fast path of `parse` handles canonical lines and leaves all others to it; the
+//! merge and the writer use it for non-canonical lines too.
 //!
 //! Source: prometheus, model/textparse/promlex.l, promparse.go, openmetricslex.l, openmetricsparse.go.
 
@@ -18,7 +18,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Bodies are refused before parsing where offsets would not fit (`parse::MAX_BODY_BYTES`).
+    /// Offsets fit into 32 bits: larger bodies are rejected before they are parsed (`parse::MAX_BODY_BYTES`).
     #[allow(
         clippy::cast_possible_truncation,
         reason = "bodies are shorter than 4 GiB, see MAX_BODY_BYTES"
@@ -43,7 +43,7 @@ impl Span {
     }
 }
 
-/// A name in the body: bare, or the inside of a quoted string.
+/// A name in the body: unquoted, or the inside of a quoted string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Name {
     pub(crate) span: Span,
@@ -60,31 +60,31 @@ impl Name {
     }
 }
 
-/// One label as it stands in the body; the value without its quotes, escapes untouched.
+/// One label. The value is without its quotes, but with its escapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) name: Name,
     pub(crate) value: Span,
 }
 
-/// A sample line in pieces. Reused from line to line, so that labels allocate once.
+/// The parts of a sample line. Reused from line to line, so that its vectors are allocated once.
 #[derive(Debug, Default)]
 pub(crate) struct SampleLine {
     pub(crate) name: Name,
     pub(crate) labels: Vec<Label>,
     pub(crate) value: Span,
     pub(crate) timestamp: Option<Span>,
-    /// From its `#` to the end of the line.
+    /// The exemplar, from its `#` to the end of the line.
     pub(crate) exemplar: Option<Span>,
-    /// Labels of the exemplar, apart from the series' own.
+    /// The labels of the exemplar.
     pub(crate) exemplar_labels: Vec<Label>,
-    /// Position after the closing brace, or after the name where there is none.
+    /// The position after the closing brace, or after the name where there are no braces.
     pub(crate) series_end: usize,
-    /// Position of the line feed, or the end of the body.
+    /// The position of the line feed, or the end of the body.
     pub(crate) end: usize,
 }
 
-/// Why a line is not a sample, and where.
+/// Why a line is not accepted, and at which byte of the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ParseError {
     pub(crate) at: usize,
@@ -106,7 +106,7 @@ fn blanks(body: &[u8], at: usize) -> usize {
 }
 
 impl SampleLine {
-    /// Takes the sample that starts at `start` apart. `open_metrics` chooses the lexer.
+    /// Parses the sample line that starts at `start`, as OpenMetrics or in the text format.
     pub(crate) fn parse(&mut self, body: &[u8], start: usize, open_metrics: bool) -> Result<(), ParseError> {
         self.labels.clear();
         self.exemplar_labels.clear();
@@ -216,7 +216,7 @@ impl SampleLine {
         }
     }
 
-    /// What Prometheus refuses after its parser: empty names, `__name__` as a label, a name twice.
+    /// Checks what Prometheus rejects after parsing: empty names, `__name__` as a label, a label name that occurs twice.
     fn check_names(&self, body: &[u8]) -> Result<(), ParseError> {
         let name = self.name.decode(body);
         if name.is_empty() || self.name.quoted && std::str::from_utf8(&name).is_err() {
@@ -242,7 +242,7 @@ impl SampleLine {
     }
 }
 
-/// The first label whose name another one has, whatever the quoting.
+/// The first label with the name of another label, whatever the quoting.
 pub(crate) fn find_twice<'a>(body: &[u8], labels: &'a [Label]) -> Option<&'a Label> {
     if labels.len() <= 8 {
         return labels.iter().enumerate().find_map(|(index, label)| {
@@ -253,7 +253,7 @@ pub(crate) fn find_twice<'a>(body: &[u8], labels: &'a [Label]) -> Option<&'a Lab
                 .then_some(label)
         });
     }
-    // Sorted, so that a line of a million labels costs no more than its length.
+    // Sorting keeps the time for a line of a million labels in proportion to its length.
     let mut names: Vec<_> = labels
         .iter()
         .map(|label| (label.name.decode(body), label))
@@ -265,7 +265,7 @@ pub(crate) fn find_twice<'a>(body: &[u8], labels: &'a [Label]) -> Option<&'a Lab
         .map(|pair| pair[1].1)
 }
 
-/// One space and what follows it up to the next space or line feed.
+/// Parses one space and the token after it, which ends before the next space or line feed.
 fn parse_token(body: &[u8], at: usize, missing: &'static str) -> Result<(Span, usize), ParseError> {
     if body.get(at) != Some(&b' ') {
         return syntax_error(at, missing);
@@ -280,7 +280,7 @@ fn parse_token(body: &[u8], at: usize, missing: &'static str) -> Result<(Span, u
     Ok((Span::new(at + 1, at + 1 + len), at + 1 + len))
 }
 
-/// The inside of braces up to and with the closing one.
+/// Parses the labels after an opening brace, and the closing brace.
 fn parse_labels(
     body: &[u8],
     mut at: usize,
@@ -340,7 +340,7 @@ fn parse_labels(
         match body.get(at) {
             Some(b',') => at += 1,
             Some(b'}') => {}
-            // The text lexer reads `{a="1"b="2"}`; only OpenMetrics insists on the comma.
+            // The lexer of the text format accepts `{a="1"b="2"}`. Only that of OpenMetrics demands the comma.
             Some(_) if !open_metrics => {}
             _ => return syntax_error(at, "no comma after a label value"),
         }
