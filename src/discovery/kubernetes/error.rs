@@ -142,7 +142,7 @@ impl Step {
             }
             if let Some(io) = cause.downcast_ref::<io::Error>() {
                 // The `source` of an error of I/O is the source of the one that it wraps, not that one itself.
-                if let Some(fault) = TlsFault::from_io(io) {
+                if let Some(fault) = tls_fault(io) {
                     return Self::Tls(fault);
                 }
                 match io.kind() {
@@ -169,6 +169,12 @@ fn tls_remedy(fault: &TlsFault) -> &'static str {
         TlsFault::ClientCertificate => "; check client-certificate and client-key in the kubeconfig",
         _ => "",
     }
+}
+
+/// The fault of a handshake in an error of I/O. The TLS connector wraps such an error into another one.
+fn tls_fault(error: &io::Error) -> Option<TlsFault> {
+    let inner = || error.get_ref()?.downcast_ref::<io::Error>();
+    TlsFault::from_io(error).or_else(|| tls_fault(inner()?))
 }
 
 fn is_token_error(error: &kube::Error) -> bool {
@@ -230,7 +236,8 @@ mod tests {
 
     #[track_caller]
     fn check_tls(error: rustls::Error, expect: &str) {
-        let wrapped = kube::Error::Service(Box::new(io::Error::new(io::ErrorKind::InvalidData, error)));
+        let handshake = io::Error::new(io::ErrorKind::InvalidData, error);
+        let wrapped = kube::Error::Service(Box::new(io::Error::other(handshake)));
         let error = ApiError::from(&wrapped);
         assert_eq!(
             error.cause(&server()),
