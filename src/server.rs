@@ -48,6 +48,9 @@ use connections::{Connections, Slot};
 /// How long to wait after a failed accept, which mostly means that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long to wait for the descriptor of a connection that was closed for a new one.
+const CLOSE_PAUSE: Duration = Duration::from_millis(1);
+
 /// What the handlers share.
 #[derive(Debug)]
 pub struct AppState {
@@ -132,9 +135,11 @@ impl Server {
                 }
                 Err(error) => {
                     failures.begin(&error);
-                    // A connection that waits for its client gives its descriptor to the next one.
-                    connections.close_longest_waiting();
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    // A connection that waits for its client gives its descriptor to the next one, which must not wait long:
+                    // a health check may be behind many others in the listen queue.
+                    let has_closed = connections.close_longest_waiting();
+                    let pause = if has_closed { CLOSE_PAUSE } else { ACCEPT_PAUSE };
+                    tokio::time::sleep(pause).await;
                 }
             }
         }

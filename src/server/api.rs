@@ -17,7 +17,7 @@ const SCRAPE_POOL: &str = "metrics-proxy";
 const NAMESPACE: &str = "__meta_kubernetes_namespace";
 const POD: &str = "__meta_kubernetes_pod_name";
 
-/// The whole response.
+/// The complete response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TargetsResponse {
     /// Always `success`.

@@ -82,7 +82,7 @@ impl ConnectionState {
         RequestGuard(Arc::clone(self))
     }
 
-    /// Limits the time of the whole response. A client that reads too slowly is disconnected then.
+    /// Limits the time of the complete response. A client that reads too slowly is disconnected then.
     pub(super) fn limit_response(&self, deadline: Instant) {
         self.set(Phase::Busy { deadline });
     }
@@ -140,7 +140,7 @@ impl hyper::body::Body for GuardedBody {
     }
 }
 
-/// A timer that is set anew only when its deadline changes.
+/// A timer that is reset only when its deadline changes.
 #[derive(Debug, Default)]
 struct Timer(Option<(Instant, Pin<Box<Sleep>>)>);
 

@@ -1,3 +1,5 @@
+//! The page as text: escaping, order, filters, size.
+
 use std::collections::BTreeMap;
 
 use super::super::report::{ConflictReport, LastRequest, LastScrape};

@@ -122,7 +122,7 @@ async fn heads_that_go_accepts_are_accepted() {
     found.sort_unstable();
     let mut why = Vec::new();
     for name in &expected {
-        why.push(last_scrape(&app, name).await["error"].clone());
+        why.push(last_scrape(&app, name).await["lastError"].clone());
     }
     assert_eq!(found, expected, "{why:?}");
 }
@@ -305,7 +305,7 @@ async fn a_redirect_within_the_same_address_is_followed() {
     assert_eq!(up(&text), ["absolute", "slash"], "{text}");
     assert_eq!(circle.requests().len(), 11);
     assert_eq!(circle.connections(), 1);
-    let error = last_scrape(&app, "circle").await["error"].clone();
+    let error = last_scrape(&app, "circle").await["lastError"].clone();
     assert_eq!(
         error,
         "redirected (302 Found) more than 10 times, at last to /metrics; set prometheus.io/path to the path that serves the metrics"

@@ -161,7 +161,7 @@ async fn a_pinned_certificate_with_ca_true_is_accepted() {
     let app = App::with_pods(&pods, &["--target-ca", &ca]).await;
     let text = app.metrics().await;
     assert!(text.contains("tls{k8s_pod_name=\"pinned\""), "{text}");
-    let error = last_scrape(&app, "elsewhere").await["error"].clone();
+    let error = last_scrape(&app, "elsewhere").await["lastError"].clone();
     let other = elsewhere.address;
     let expected = format!(
         "TLS with {other} failed: the certificate is valid for {ip} and not for {}; \
@@ -196,7 +196,7 @@ async fn skipping_verification_accepts_every_certificate() {
     let app = App::with_pods(&pods, &["--target-insecure-skip-verify"]).await;
     let text = app.metrics().await;
     for name in ["version-1", "expired", "not-der"] {
-        let error = last_scrape(&app, name).await["error"].clone();
+        let error = last_scrape(&app, name).await["lastError"].clone();
         assert!(
             text.contains(&format!("tls{{k8s_pod_name=\"{name}\"")),
             "{name}: {error}"

@@ -54,7 +54,7 @@ fn in_browser(browser: &PathBuf, page: &str, width: u32, is_dark: bool, script: 
     let result = text
         .split_once("RESULT(")
         .filter(|_| output.status.success())
-        .and_then(|(_, rest)| rest.rsplit_once(")END"))
+        .and_then(|(_, rest)| rest.split_once(")END"))
         .map(|(result, _)| result.to_owned());
     result.unwrap_or_else(|| panic!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))
 }
