@@ -7,6 +7,7 @@
 
 mod support;
 
+mod architecture;
 mod charm;
 mod dashboard;
 mod demo;

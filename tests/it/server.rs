@@ -15,6 +15,7 @@ use crate::support::kube::NewPod;
 use crate::support::pebble::{Options, Pebble};
 use crate::support::pod::{Answer, Pod};
 use crate::support::process;
+use crate::support::tools::{Missing, skipped};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -181,7 +182,8 @@ async fn targets_that_disagree_are_named_with_a_pod_for_each_type() {
 #[tokio::test]
 async fn it_listens_on_ipv4_and_ipv6() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
-        crate::support::tools::say("SKIPPED the IPv6 half of it_listens_on_ipv4_and_ipv6: no [::1] here");
+        let missing = Missing::because("this machine has no [::1]; enable IPv6 on the loopback interface");
+        skipped("server::it_listens_on_ipv4_and_ipv6", &missing);
         return;
     }
     let app = App::with_pods(&[], &[]).await;
