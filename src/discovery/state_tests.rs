@@ -1,6 +1,8 @@
 //! Sources and their changes in; sync state, conditions and targets out.
 
 use super::*;
+use crate::discovery::SyncState;
+use crate::health::{Condition, State};
 use crate::targets::{AddressPolicy, ContainerPort, DefaultPort, Discover, Phase, SelfPod};
 
 /// A state, and the values that are given to it.

@@ -7,6 +7,8 @@
 //! Each attempt starts at a [`Position`] and stops with an [`End`]. [`after`], a pure function, says from both where the
 //! next attempt starts and how long to wait for it.
 
+mod restart;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -17,6 +19,9 @@ use kube::Resource as _;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+
+use restart::GOOD_LIFE;
+pub(super) use restart::{Attempt, End, History, Position, Restart, Streaming, after};
 
 use super::error::{ApiError, ServerAddress};
 use super::permission::{Access, Denial, Reviewer, reduction};
@@ -37,10 +42,6 @@ const SILENCE: Duration = Duration::from_secs(90);
 const PAGE: u32 = 500;
 /// The server closes a watch at an age between these, in seconds. The spread keeps proxies apart that started together.
 const WATCH_AGE_SECONDS: std::ops::RangeInclusive<u32> = 240..=300;
-/// A 410 within this time after another one counts as a further failure.
-const GONE_AGAIN: Duration = Duration::from_mins(1);
-/// A watch that lived this long was a good one: what follows it is the first failure.
-const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// The wait after a server has restarted, before jitter.
 const SHORT_DELAY: Duration = Duration::from_millis(200);
 /// The first wait after a failed request.
@@ -98,124 +99,6 @@ pub(super) trait Sink {
     /// Waits until a more recent list is wanted than the last one.
     fn list_requested(&self) -> impl Future<Output = ()> + Send;
     fn telemetry(&self) -> &Arc<Telemetry>;
-}
-
-/// Where the loop is between two attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Position {
-    /// Nothing was read yet, or what was read is too old for the server: the whole set must be read first.
-    Empty,
-    /// The whole set as of this resource version is stored, and a watch continues from it.
-    Listed(String),
-}
-
-/// How an attempt ended.
-#[derive(Debug)]
-pub(super) enum End {
-    /// The server closed the watch, as it does every few minutes.
-    Closed,
-    /// Nothing arrived for too long.
-    Silent,
-    /// A request failed, or the server reported an error within the watch.
-    Failed(ApiError),
-}
-
-/// What to do after an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Restart {
-    /// Start the next attempt at once: nothing is wrong.
-    Now,
-    /// Wait a moment that does not grow: the server has restarted.
-    Soon,
-    /// Wait for longer after each failure.
-    Backoff,
-    /// Ask again soon, to find out whether a 403 lasts.
-    CheckDenial,
-    /// Watching is denied for good.
-    GiveUp,
-}
-
-/// Whether the set is read as a stream of initial events (Kubernetes 1.32 and later) instead of page by page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Streaming {
-    /// It is tried.
-    Tried,
-    /// A stream fell silent: the next sets are read page by page until watching starts over.
-    Stalled,
-    /// The server does not know it.
-    Unsupported,
-}
-
-/// What the loop remembers of earlier attempts.
-#[derive(Debug)]
-pub(super) struct History {
-    streaming: Streaming,
-    n_silent: u32,
-    last_gone: Option<Instant>,
-    denial: Denial,
-}
-
-/// One attempt, as [`after`] sees it.
-#[derive(Debug)]
-pub(super) struct Attempt {
-    end: End,
-    /// How long it took.
-    lived: Duration,
-    /// When it ended.
-    at: Instant,
-}
-
-/// Says where the next attempt starts, and when.
-pub(super) fn after(
-    attempt: &Attempt,
-    position: &mut Position,
-    history: &mut History,
-    grace: Duration,
-) -> Restart {
-    let was_empty = *position == Position::Empty;
-    match &attempt.end {
-        End::Closed if attempt.lived >= GOOD_LIFE => {
-            history.n_silent = 0;
-            Restart::Now
-        }
-        End::Silent => {
-            history.n_silent += 1;
-            // The first silence may be the connection. The second is the resource version, or streaming.
-            if was_empty && history.streaming == Streaming::Tried {
-                history.streaming = Streaming::Stalled;
-            } else if history.n_silent > 1 {
-                *position = Position::Empty;
-            }
-            Restart::Backoff
-        }
-        End::Failed(ApiError::Expired) => {
-            *position = Position::Empty;
-            // The first one means that the server has restarted, and nothing about this client.
-            let is_first = history
-                .last_gone
-                .is_none_or(|last| attempt.at.saturating_duration_since(last) > GONE_AGAIN);
-            history.last_gone = Some(attempt.at);
-            if is_first { Restart::Soon } else { Restart::Backoff }
-        }
-        End::Failed(ApiError::Forbidden(_)) => {
-            if history.denial.lasts(attempt.at, grace) {
-                Restart::GiveUp
-            } else {
-                Restart::CheckDenial
-            }
-        }
-        End::Failed(ApiError::Rejected(_)) if was_empty && history.streaming != Streaming::Unsupported => {
-            history.streaming = Streaming::Unsupported;
-            Restart::Now
-        }
-        End::Failed(ApiError::Rejected(_)) => {
-            // A version that the server rejects must not be repeated for ever.
-            *position = Position::Empty;
-            Restart::Backoff
-        }
-        // A watch that was closed soon, or a server that fails.
-        End::Closed | End::Failed(_) => Restart::Backoff,
-    }
 }
 
 /// Why the loop has stopped.
@@ -576,37 +459,6 @@ impl<S: Sink> Watcher<S> {
             list_interval,
             self.scope_reduction.as_deref(),
         ));
-    }
-}
-
-impl Position {
-    /// Continues from a later version, where an object names one.
-    fn advance(&mut self, version: Option<String>) {
-        if let Some(version) = version {
-            *self = Self::Listed(version);
-        }
-    }
-}
-
-impl Default for History {
-    fn default() -> Self {
-        Self {
-            streaming: Streaming::Tried,
-            n_silent: 0,
-            last_gone: None,
-            denial: Denial::default(),
-        }
-    }
-}
-
-impl History {
-    /// Forgets what concerned one run only.
-    fn start_over(&mut self) {
-        if self.streaming == Streaming::Stalled {
-            self.streaming = Streaming::Tried;
-        }
-        self.n_silent = 0;
-        self.last_gone = None;
     }
 }
 
