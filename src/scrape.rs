@@ -137,14 +137,14 @@ impl Scraper {
     pub async fn fan_out(
         self: &Arc<Self>,
         targets: &[Arc<Target>],
-        answer: &OutputFormat,
+        format: &OutputFormat,
         deadline: Deadline,
     ) -> Vec<ScrapeOutcome> {
         let started = Instant::now();
         let after = deadline.at.saturating_duration_since(started);
         self.client.prune();
         let refused = Arc::new(Notify::new());
-        let accept = HeaderValue::from_str(&answer.target_accept())
+        let accept = HeaderValue::from_str(&format.target_accept())
             .expect("the generated Accept header has only visible ASCII characters");
         let mut tasks = JoinSet::new();
         for (index, target) in targets.iter().enumerate() {

@@ -177,7 +177,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
         FormatName::Text => Format::Text,
         FormatName::Openmetrics => Format::OpenMetrics,
     };
-    let answer = OutputFormat::new(format, args.escaping.into());
+    let output = OutputFormat::new(format, args.escaping.into());
     let mut refused = Vec::new();
     let mut sources: Vec<(&Source, Vec<u8>)> = args.sources.iter().zip(bodies).collect();
     // The server sorts its targets in the same way.
@@ -208,7 +208,7 @@ pub(crate) fn merge_bodies(args: &MergeArgs, bodies: Vec<Vec<u8>>) -> Outcome {
             }
         })
         .collect();
-    let merged = exposition::merge(parts, &answer);
+    let merged = exposition::merge(parts, &output);
     let mut text = Vec::new();
     merged.write(1 << 18, &mut |chunk| {
         text.extend_from_slice(&chunk);

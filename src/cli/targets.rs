@@ -102,14 +102,14 @@ async fn from_proxy(listen: &Listen) -> anyhow::Result<Report> {
     let uri = format!("http://{host}:{port}/api/v1/targets")
         .parse()
         .context("cannot make the address")?;
-    let answer = tokio::time::timeout(LIMIT, async {
+    let response = tokio::time::timeout(LIMIT, async {
         let response = client.get(uri).await?;
         anyhow::Ok((
             response.status(),
             response.into_body().collect().await?.to_bytes(),
         ))
     });
-    let (status, body) = answer.await.context("no response in time")?.with_context(|| {
+    let (status, body) = response.await.context("no response in time")?.with_context(|| {
         format!(
             "cannot ask the proxy on port {port}; is it running? With --once the pods are listed without it"
         )
