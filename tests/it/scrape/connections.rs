@@ -242,7 +242,7 @@ async fn a_pod_that_never_accepts_delays_no_other() {
     let app = App::with_pods(&pods, &["--connect-timeout", "1500ms"]).await;
     let text = app.metrics().await;
     assert_eq!(up(&text), ["good"], "{text}");
-    let seconds = |scrape: &Value| scrape["durationSeconds"].as_f64().expect("a duration");
+    let seconds = |scrape: &Value| scrape["lastScrapeDuration"].as_f64().expect("a duration");
     assert!(seconds(&last_scrape(&app, "good").await) < 1.0);
     assert!(seconds(&last_scrape(&app, "a-full").await) < 2.5);
 }
