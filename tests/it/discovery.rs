@@ -2,6 +2,7 @@
 //! rights go away. Runs the library in the test's process, so that the set itself is seen and not its scrapes.
 
 mod changes;
+mod connection;
 mod files;
 mod objects;
 mod outages;
