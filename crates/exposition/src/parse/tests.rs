@@ -227,6 +227,52 @@ fn the_odd_one_among_lines_alike_is_found() {
     }
 }
 
+/// Lines that a shortcut would accept if it compared a byte less, after lines that it remembers.
+#[test]
+fn no_shortcut_accepts_a_malformed_line() {
+    let group = |path: &str| {
+        format!(
+            "h_bucket{{p=\"{path}\",le=\"1\"}} 1\nh_bucket{{p=\"{path}\",le=\"2\"}} 1\nh_sum{{p=\"{path}\"}} 1\n"
+        )
+    };
+    let head = group("a") + &group("b") + &group("c");
+    for line in [
+        // The bytes after the remembered value, in a loop of alike lines.
+        "h_bucket{p=\"d\",le=\"1\"} 1\nh_bucket{p=\"d\",le=\"2abc5\n",
+        // The brace after labels that are those of the line before.
+        "h_bucket{p=\"d\",le=\"1\"} 1\nh_bucket{p=\"d\",le=\"2\"} 1\nh_sum{p=\"d\", 1\n",
+        "h_bucket{p=\"d\",le=\"1\"} 1\nh_bucket{p=\"d\",le=\"2\"} 1\nh_sum{p=\"d\"; 1\n",
+    ] {
+        // More lines, so that the line does not stand at the very end, where shortcuts do not look.
+        let body = format!("{head}{line}{}", group("e"));
+        check(body.as_bytes());
+        let found = indexed(body.as_bytes(), false, &Limits::default(), Path::Fast);
+        assert!(found.starts_with("Parse"), "{line}: {found}");
+    }
+}
+
+#[test]
+fn a_suffix_belongs_to_a_family_only_if_its_type_allows_it() {
+    let n_families = |body: &str| {
+        let exposition = crate::parse(body.into(), None, &Limits::default()).expect("well-formed");
+        exposition.index.families.len()
+    };
+    assert_eq!(n_families("# TYPE a histogram\na_sum 1\n"), 1);
+    assert_eq!(n_families("# TYPE a gauge\na 1\na_sum 1\n"), 2);
+    assert_eq!(n_families("# TYPE a summary\na_bucket 1\na_sum 1\n"), 2);
+}
+
+#[test]
+fn labels_in_another_order_make_duplicates_possible() {
+    let is_uncertain = |body: &str| {
+        let exposition = crate::parse(body.into(), None, &Limits::default()).expect("well-formed");
+        exposition.index.uncertain
+    };
+    assert!(is_uncertain("a{x=\"1\",y=\"2\"} 1\na{y=\"2\",x=\"1\"} 1\n"));
+    assert!(is_uncertain("a{x=\"1\",y=\"\"} 1\na{x=\"1\"} 1\n"));
+    assert!(!is_uncertain("a{x=\"1\",y=\"2\"} 1\na{x=\"1\"} 1\n"));
+}
+
 #[test]
 fn long_bodies_of_one_kind_are_found_alike() {
     let mut body = String::new();
