@@ -60,8 +60,10 @@ async fn k19_a_token_file_may_end_in_a_newline() {
         .await;
     let renewed = cluster.token(&own, "app").await;
     std::fs::write(&file, format!("{renewed}\n")).expect("written");
+    cluster.create_pod(&own, &pod("b", "127.0.21.2")).await;
+    let both = ["a 127.0.21.1:8080/metrics", "b 127.0.21.2:8080/metrics"];
+    running.until_targets(&both).await;
     running.until_readyz("[ok] discovery\n").await;
-    running.until_targets(&["a 127.0.21.1:8080/metrics"]).await;
 }
 
 /// The certificate that `openssl req -x509` makes by default, with CA:TRUE, as server certificate and as the kubeconfig's
