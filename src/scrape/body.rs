@@ -50,6 +50,10 @@ pub(super) async fn read(
     if announced.is_some_and(|bytes| bytes > limit_bytes) {
         return Err(ScrapeError::TooLarge { limit_bytes });
     }
+    // An announced length is charged at once: where not all bodies fit, the largest is refused whether it arrives first or
+    // last.
+    let mut charged_bytes = announced.unwrap_or(0);
+    charge.grow(charged_bytes)?;
     let mut buffer = pool.acquire(usize::try_from(announced.unwrap_or(INITIAL_BYTES)).unwrap_or(usize::MAX));
     let mut pieces = 0;
     while let Some(data) = response.chunk().await {
@@ -59,11 +63,12 @@ pub(super) async fn read(
         if pieces > MAX_SMALL_PIECES && read_bytes < pieces * MIN_PIECE_BYTES {
             return Err(ScrapeError::Fragmented { pieces, read_bytes });
         }
-        let (added, all) = (data.len() as u64, read_bytes + data.len() as u64);
+        let all = read_bytes + data.len() as u64;
         if all > limit_bytes {
             return Err(ScrapeError::TooLarge { limit_bytes });
         }
-        charge.grow(added)?;
+        charge.grow(all.saturating_sub(charged_bytes))?;
+        charged_bytes = charged_bytes.max(all);
         if buffer.capacity() - buffer.len() < data.len() {
             let mut larger = pool.acquire((buffer.len() + data.len()).max(buffer.capacity() * 2));
             larger.extend_from_slice(&buffer);

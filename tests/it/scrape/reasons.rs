@@ -210,18 +210,22 @@ async fn plain_http_server() -> std::net::SocketAddr {
 #[tokio::test]
 async fn faults_of_tls_are_named_with_dates_and_names() {
     let http = plain_http_server().await;
-    let ip = pod::address();
-    let mut expired = params(&ip.to_string());
+    // Each pod has an address of its own: one address belongs to one pod.
+    let ips = [pod::address(), pod::address(), pod::address(), pod::address()];
+    let mut expired = params(&ips[0].to_string());
     expired.not_before = date_time_ymd(2020, 1, 1);
     expired.not_after = date_time_ymd(2024, 2, 1);
     let expired = self_signed(expired);
-    let mut future = params(&ip.to_string());
+    let mut future = params(&ips[1].to_string());
     future.not_before = date_time_ymd(2100, 1, 1);
     future.not_after = date_time_ymd(2101, 1, 1);
     let future = self_signed(future);
-    let unknown = self_signed(params(&ip.to_string()));
+    let unknown = self_signed(params(&ips[2].to_string()));
     let mut servers = Vec::new();
-    for key in [&expired.key, &future.key, &unknown.key] {
+    for (ip, key) in ips
+        .into_iter()
+        .zip([&expired.key, &future.key, &unknown.key, &unknown.key])
+    {
         servers.push(TlsPod::start((ip, 0).into(), Arc::clone(key)).await);
     }
     let dir = process::fresh_dir();
@@ -234,7 +238,7 @@ async fn faults_of_tls_are_named_with_dates_and_names() {
         https("expired", servers[0].address),
         https("future", servers[1].address),
         https("unknown", servers[2].address),
-        NewPod::scraped("https-pod", servers[2].address),
+        NewPod::scraped("https-pod", servers[3].address),
     ];
     let app = App::with_pods(&pods, &["--target-ca", ca.to_str().expect("UTF-8")]).await;
     app.metrics().await;
@@ -276,7 +280,7 @@ async fn faults_of_tls_are_named_with_dates_and_names() {
         error("https-pod").await,
         format!(
             "{} speaks https where http is asked; set prometheus.io/scheme to https",
-            servers[2].address
+            servers[3].address
         )
     );
     // A server in Go answers such a request with a status.
