@@ -1,6 +1,6 @@
 //! Parses, merges and writes metrics in the Prometheus text format and in OpenMetrics.
 //!
-//! A program that scrapes several targets can merge what they send into one valid response: [`parse()`] each body, [`merge`]
+//! A program that scrapes several targets can merge what they send into one valid response: [`parse()`] each body, [`merge()`]
 //! them, and [`Merged::write`] the result. Values, timestamps, exemplars and escapes keep their own spelling wherever the
 //! format of the response can express it. The rules of merging are in `docs/explanation/merge-rules.md`.
 //!
