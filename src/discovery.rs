@@ -29,6 +29,7 @@ mod kubernetes;
 mod manifest;
 mod state;
 mod store;
+mod yaml;
 
 use std::fmt;
 use std::net::IpAddr;

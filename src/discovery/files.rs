@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use super::manifest::PodObject;
 use super::state::Mode;
 use super::store::SourceHandle;
+use super::yaml::YamlDocument;
 use crate::targets::{Pod, Selector};
 
 /// The pause in events after which the files are read: an editor writes, renames and removes within a moment.
@@ -277,7 +278,9 @@ fn parse_pods(name: &str, text: &str) -> Result<Vec<Pod>, FilesError> {
         }
     } else {
         for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
-            let document = serde_json::Value::deserialize(document).map_err(|e| e.to_string());
+            let document = YamlDocument::deserialize(document)
+                .map(|document| document.0)
+                .map_err(|e| e.to_string());
             take(index, document)?;
         }
     }
