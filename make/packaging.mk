@@ -17,10 +17,10 @@ rock: ## Pack the rock from the last commit (needs rockcraft), into dist/
 	@tools/rock
 
 # What `make test-real` runs, by the beginning of the names: ignored tests that take over a minute.
-REAL_TESTS = deploy::controllers::
+REAL_TESTS = deploy::controllers:: scrape::idle::
 
 .PHONY: test-real
-test-real: tools ## Tests of over a minute on real parts: the workloads with Kubernetes' controllers and kubelet
+test-real: tools ## Tests of about a minute and more: workloads under Kubernetes' controllers, idle timeouts beside Prometheus
 	@tools/get kube-controller-manager kube-scheduler kubemark >/dev/null
 	METRICS_PROXY_NO_SKIP=1 $(CARGO) test --locked --test it -- --ignored --nocapture --test-threads=1 $(REAL_TESTS)
 

@@ -49,7 +49,7 @@ async fn start() -> SocketAddr {
 
 /// A minute of scrapes: no scrape fails, as none does in Prometheus.
 #[tokio::test]
-#[ignore = "takes a minute: make soak"]
+#[ignore = "takes a minute; make test-real runs it"]
 async fn an_idle_timeout_equal_to_the_interval_costs_no_scrape() {
     let prometheus = tool_or_skip!("prometheus");
     let mut addresses = Vec::new();
