@@ -22,13 +22,21 @@ until_ok() {
   done
 }
 
+# Free ports below 32768: above it the kernel gives ports to outgoing connections, which could take one before it is used.
 free_ports() {
   python3 - "$1" <<'PY'
-import socket, sys
-held = [socket.socket() for _ in range(int(sys.argv[1]))]
-for s in held:
-    s.bind(("127.0.0.1", 0))
-print(*(s.getsockname()[1] for s in held))
+import random, socket, sys
+bound = []
+for port in random.sample(range(11000, 31000), 20000):
+    if len(bound) == int(sys.argv[1]):
+        break
+    s = socket.socket()
+    try:
+        s.bind(("", port))
+        bound.append(s)
+    except OSError:
+        s.close()
+print(*(s.getsockname()[1] for s in bound))
 PY
 }
 
