@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::raw::{Origin, Raw};
 use super::{PodSource, Problem, SETTINGS, Setting, Sharding, parse, resolve_socket};
-
-/// The most shards. Each pod is hashed once for each shard, so a number that is too large by mistake would cost minutes.
-const MOST_SHARDS: u32 = 1000;
+use crate::targets::MAX_SHARDS;
 
 /// Reads settings one by one and collects every problem with the position of its setting in [`SETTINGS`].
 pub(super) struct Reader<'a> {
@@ -109,8 +107,8 @@ impl<'a> Reader<'a> {
         let total = self.optional("total-shards", |text| {
             text.parse::<u32>()
                 .ok()
-                .filter(|total| (1..=MOST_SHARDS).contains(total))
-                .ok_or(format!("use a number from 1 to {MOST_SHARDS}"))
+                .filter(|total| (1..=MAX_SHARDS).contains(total))
+                .ok_or(format!("use a number from 1 to {MAX_SHARDS}"))
         });
         let is_given = |name| self.raw.values.contains_key(name);
         let (name, problem) = match (index, total) {

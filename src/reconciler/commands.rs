@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::decide::{Action, ChangeReason, Desired, Observed, plan_identity};
+use super::reconcile::own_uid;
 use super::status::{Foreign, too_old};
 use crate::config;
 use crate::credential::{Credential, Username};
@@ -84,10 +85,6 @@ fn privileged(error: PebbleError) -> CommandError {
     } else {
         error.into()
     }
-}
-
-fn own_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
 }
 
 /// Connects to a Pebble that is new enough and served by a user who may see a credential.

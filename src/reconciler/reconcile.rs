@@ -393,6 +393,7 @@ impl<'a> Reconciler<'a> {
     }
 }
 
-fn own_uid() -> u32 {
+/// The user ID that this process acts with.
+pub(super) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }

@@ -232,7 +232,7 @@ impl Compressor {
     }
 }
 
-/// Merges the inputs and sends what the merge writes, until the reader is gone.
+/// Merges the inputs and sends what the merge writes, until the reader disconnects.
 fn merge(
     state: &AppState,
     inputs: Vec<Input>,

@@ -30,7 +30,7 @@ pub use monitors::{MonitorIndex, MonitorSettings};
 pub use pod::{ContainerPort, Phase, Pod, Protocol};
 pub use selector::{Requirement, RequirementError, Selector, SelectorError};
 pub use set::{TargetSet, assemble, build};
-pub use shard::{Serving, ShardAssignment, owner};
+pub use shard::{MAX_SHARDS, Serving, ShardAssignment, owner};
 pub use skip::SkipReason;
 
 /// The port of a pod that has no port annotation.

@@ -28,6 +28,10 @@ pub enum Serving {
     },
 }
 
+/// The most shards that share the pods, by `--total-shards` or by the replicas of a StatefulSet. Each pod is hashed once for
+/// each shard, so a number that is too large by mistake would cost minutes.
+pub const MAX_SHARDS: u32 = 1000;
+
 /// The pods that are assigned to this shard, and those that it still hands over after a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardAssignment {

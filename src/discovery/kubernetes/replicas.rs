@@ -2,8 +2,8 @@
 //!
 //! The shard index is the ordinal in this pod's name, the number of shards the StatefulSet's `spec.replicas`. Where the
 //! StatefulSet may not be read (a Juju application without `--trust`), its pods are counted instead. Anybody who may
-//! create pods here can choose a pod's name, so only pods that the StatefulSet owns count, and no number above
-//! [`MAX_SHARDS`] is believed to be meant.
+//! create pods here can choose a pod's name, so only pods that the StatefulSet owns count, and a number above
+//! [`MAX_SHARDS`] is refused.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,15 +21,13 @@ use super::cluster::Connection;
 use super::error::ApiError;
 use crate::backoff::jittered;
 use crate::discovery::store::Store;
-use crate::targets::ShardAssignment;
+use crate::targets::{MAX_SHARDS, ShardAssignment};
 use crate::telemetry::Telemetry;
 
 /// A response must be complete by then.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Pods on one page of a list.
 const PAGE: u32 = 500;
-/// The most shards that are accepted, as with `--total-shards`.
-const MAX_SHARDS: u32 = 1000;
 /// Other replicas learn of a change within this many intervals.
 const INTERVALS_TO_LEARN: u32 = 3;
 

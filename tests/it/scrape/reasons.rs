@@ -189,7 +189,7 @@ async fn a_wrong_port_is_told_from_the_default_port() {
     );
 }
 
-/// Answers whatever arrives as an HTTP server answers what is no request.
+/// An HTTP server that responds to anything with 400, as to a request that it cannot parse.
 async fn plain_http_server() -> std::net::SocketAddr {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = tokio::net::TcpListener::bind((pod::address(), 0))

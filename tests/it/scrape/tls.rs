@@ -244,7 +244,7 @@ async fn a_changed_authority_is_in_force_at_the_next_scrape() {
     let is_up = |text: &str| text.contains("tls{k8s_pod_name=\"p\"");
     assert!(is_up(&app.metrics().await));
     link("v2");
-    // The open connection was verified under the authority that is gone.
+    // The open connection was verified under the authority that was replaced.
     assert!(!is_up(&app.metrics().await));
     server.set(issue(&new));
     assert!(is_up(&app.metrics().await));
